@@ -1,0 +1,41 @@
+# Every target says what it does in `make help`. PYTHON chooses the interpreter (3.11 or newer).
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+BIN := .venv/bin
+export PYTHONSAFEPATH := 1
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 16
+
+.PHONY: setup
+setup: .venv/.installed ## Make the Python environment in .venv (quick when nothing changed)
+
+.venv/.installed: requirements.lock pyproject.toml
+	@echo "setup: making .venv with $$($(PYTHON) --version) and the locked packages (about half a minute the first time)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fleetpack needs Python 3.11 or newer; set PYTHON=/path/to/python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-build-isolation --no-deps --editable .
+	@touch $@
+
+.PHONY: lock
+lock: ## Resolve requirements.lock anew from pyproject.toml
+	@$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-annotate --custom-compile-command "make lock" --output-file requirements.lock --quiet
+
+.PHONY: check
+check: setup ## Format, lint, types, import layers, generated files (no cluster needed)
+	@$(BIN)/ruff format --check --quiet . || { echo "check: run 'make format'"; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache > /tmp/fleetpack-lint-imports.$$$$ || { cat /tmp/fleetpack-lint-imports.$$$$; exit 1; }; rm -f /tmp/fleetpack-lint-imports.*
+	@echo "check: all good"
+
+.PHONY: format
+format: setup ## Format and fix what can be fixed by itself
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --fix --quiet .

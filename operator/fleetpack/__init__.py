@@ -1,0 +1,1 @@
+"""fleetpack: how many replicas an inference model needs, and on which accelerator cores, decided in one plan."""
