@@ -131,11 +131,13 @@ class Model(BaseModel):
 
 
 def _manifest_default(value: Any) -> Any:
-    """Return a default as it stands in a manifest; an object's own fields bring their defaults themselves."""
+    """Return a default as it stands in a manifest: in full, because the API server checks a default's rules as it is."""
     if isinstance(value, Model):
-        return value.model_dump(mode="json", exclude_defaults=True)
+        return value.to_manifest()
     if isinstance(value, Value):
         return value.to_manifest()
+    if isinstance(value, StrEnum):
+        return value.value
     if isinstance(value, tuple):
         return [_manifest_default(item) for item in value]
     return value
