@@ -2,11 +2,13 @@
 
 The data stand in `data/*.yaml` and are read by `load_catalog()`; the values they become are in `types`. The catalog
 states facts and rules and judges nothing: which cores a replica gets is `core.packing`'s work, what it costs
-`core.cost`'s. It fails only while loading (`CatalogError`, a broken installation) or on an override that contradicts it.
+`core.cost`'s. It fails (`CatalogError`) only while loading, which means a broken installation, or on an override that
+contradicts it.
 """
 
 from fleetpack.catalog.loader import load_catalog
 from fleetpack.catalog.types import (
+    OVERRIDE,
     Accelerator,
     AllocationPolicy,
     Catalog,
@@ -21,6 +23,7 @@ from fleetpack.catalog.types import (
 )
 
 __all__ = [
+    "OVERRIDE",
     "Accelerator",
     "AllocationPolicy",
     "Catalog",

@@ -7,9 +7,9 @@ says which sets of its devices may serve one replica. The rule is data here; jud
 Whatever is not known is None, never zero and never a guess: a caller decides what it can do without the number. What
 only a single secondary page says is no fact and stands under `unverified`. Every fact names the source that says it.
 
-A `Catalog` is a value: pools that override prices or bring their own types get a new one. Asking for a name that it does
-not have answers with an `Unknown...` value holding the nearest names; an override that contradicts it raises
-`CatalogError`, so adapters ask before they override.
+A `Catalog` is a value: pools that override prices or bring their own types get a new one. Asking for a name that it
+does not have answers with an `Unknown...` value holding the nearest names; an override that contradicts the catalog
+raises `CatalogError`, which whoever applies a pool turns into that pool's condition.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Any
 
 
 class Topology(StrEnum):
@@ -56,6 +57,9 @@ class Source:
     reference: str
 
 
+OVERRIDE = "override"
+"""The reference of a price that a pool gave in place of the catalog's."""
+
 Unverified = tuple[tuple[str, float | str], ...]
 """Field and value pairs that only a single secondary source gives; never used as facts."""
 
@@ -65,7 +69,7 @@ class Accelerator:
     """A chip type. Floating point and integer rates are dense peaks of one chip."""
 
     name: str
-    vendor: str
+    vendor: str | None = None
     architecture: str | None = None
     physical_cores: int | None = None
     """None where the chip is given out whole and has no addressable cores (GPUs, TPUs)."""
@@ -218,23 +222,31 @@ class Catalog:
         found = self.instance_types.get(name)
         return found or UnknownInstanceType(name=name, nearest=_nearest(name, self.instance_types))
 
-    def with_prices(self, prices_usd_per_hour: Mapping[str, float]) -> Catalog:
-        """Return a catalog in which these on-demand prices replace those known.
+    def with_prices(
+        self,
+        usd_per_hour: Mapping[str, float],
+        *,
+        spot_usd_per_hour: Mapping[str, float] | None = None,
+        reserved_usd_per_hour: Mapping[str, float] | None = None,
+    ) -> Catalog:
+        """Return a catalog in which these prices, by instance type, replace those known; the first are on demand.
 
         Raises `CatalogError` for an instance type that the catalog does not have and for a price below 0.
         """
+        spot_ranges = {name: (price, price) for name, price in (spot_usd_per_hour or {}).items()}
         changed = dict(self.instance_types)
-        for name, price_usd_per_hour in prices_usd_per_hour.items():
-            instance_type = self.instance_type(name)
-            if isinstance(instance_type, UnknownInstanceType):
-                raise CatalogError(
-                    f"price of instance type {name!r}: the catalog has no such type{_hint(instance_type.nearest)}"
-                )
-            changed[name] = replace(
-                instance_type,
-                price_usd_per_hour=price_usd_per_hour,
-                sources=_sources_with(instance_type.sources, Source(field="price_usd_per_hour", reference=OVERRIDE)),
-            )
+        for field_name, overrides in (
+            ("price_usd_per_hour", usd_per_hour),
+            ("spot_price_usd_per_hour", spot_ranges),
+            ("reserved_price_usd_per_hour", reserved_usd_per_hour or {}),
+        ):
+            for name, value in overrides.items():
+                if name not in changed:
+                    hint = _hint(_nearest(name, changed))
+                    raise CatalogError(
+                        f"instance type {name!r}: {field_name} is given, but no such type is known{hint}"
+                    )
+                changed[name] = _overridden(changed[name], field_name, value)
         return replace(self, instance_types=changed)
 
     def with_instance_types(self, instance_types: Iterable[InstanceType]) -> Catalog:
@@ -247,10 +259,6 @@ class Catalog:
     def with_accelerators(self, accelerators: Iterable[Accelerator]) -> Catalog:
         """Return a catalog that has these too; one of a known name replaces it."""
         return replace(self, accelerators={**self.accelerators, **{one.name: one for one in accelerators}})
-
-
-OVERRIDE = "override"
-"""The reference of a value that the user gave in place of the catalog's."""
 
 
 def _check_instance_type(instance_type: InstanceType, accelerators: Mapping[str, Accelerator]) -> None:
@@ -275,13 +283,20 @@ def _check_instance_type(instance_type: InstanceType, accelerators: Mapping[str,
         )
     if instance_type.topology is Topology.TORUS_2D_4X4 and instance_type.devices != 16:
         raise CatalogError(f"instance type {name!r}: devices is {instance_type.devices}; topology torus2d-4x4 has 16")
-    price = instance_type.price_usd_per_hour
-    if price is not None and not (math.isfinite(price) and price >= 0):
-        raise CatalogError(f"instance type {name!r}: price_usd_per_hour is {price}; it must be 0 or more, or absent")
+    for label, price in (
+        ("price_usd_per_hour", instance_type.price_usd_per_hour),
+        ("reserved_price_usd_per_hour", instance_type.reserved_price_usd_per_hour),
+        *(("spot_price_usd_per_hour", price) for price in instance_type.spot_price_usd_per_hour or ()),
+    ):
+        if price is not None and not (math.isfinite(price) and price >= 0):
+            raise CatalogError(f"instance type {name!r}: {label} is {price}; it must be 0 or more, or absent")
 
 
-def _sources_with(sources: tuple[Source, ...], new: Source) -> tuple[Source, ...]:
-    return (*(source for source in sources if source.field != new.field), new)
+def _overridden(instance_type: InstanceType, field_name: str, value: float | tuple[float, float]) -> InstanceType:
+    others = tuple(source for source in instance_type.sources if source.field != field_name)
+    sources = (*others, Source(field=field_name, reference=OVERRIDE))
+    changes: dict[str, Any] = {field_name: value, "sources": sources}
+    return replace(instance_type, **changes)
 
 
 def _nearest(name: str, names: Iterable[str]) -> tuple[str, ...]:
