@@ -101,7 +101,10 @@ def main(arguments: list[str]) -> int:
     if arguments == ["--check"]:
         stale = [path for path, text in files.items() if not path.exists() or path.read_text() != text]
         for path in stale:
-            print(f"{path.relative_to(ROOT)} is not what the models say: run python hack/generate_crds.py", file=sys.stderr)
+            print(
+                f"{path.relative_to(ROOT)} is not what the models say: run python hack/generate_crds.py",
+                file=sys.stderr,
+            )
         return 1 if stale else 0
     if arguments:
         print("usage: generate_crds.py [--check]", file=sys.stderr)

@@ -15,17 +15,24 @@ from pydantic import Field
 
 from fleetpack.api.inference_deployment import Window
 from fleetpack.api.meta import LIST_MAP_KEYS, LIST_SET, CatalogName, Condition, Model, ObjectMeta, Rule
-from fleetpack.api.values import DecimalRange, Duration, DurationRange, IntOrPercent, Money, Quantity, Rate
+from fleetpack.api.values import DecimalRange, Duration, DurationRange, IntOrPercent, Money, Quantity, Rate, Text
 
 _LabelKey = Annotated[
     str,
-    Field(
-        min_length=1,
-        max_length=317,
+    Text(
         pattern=r"^([a-z0-9]([-.a-z0-9]*[a-z0-9])?/)?[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?$",
+        expected="the key of a label, such as team or example.com/team",
+        maximum_length=317,
     ),
 ]
-_LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?)?$")]
+_LabelValue = Annotated[
+    str,
+    Text(
+        pattern=r"^([A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?)?$",
+        expected="the value of a label: at most 63 letters, digits, dashes, dots and underscores",
+        maximum_length=63,
+    ),
+]
 
 
 class Provider(StrEnum):
@@ -180,7 +187,7 @@ class LabelSelectorRequirement(Model):
 class LabelSelector(Model):
     """A Kubernetes label selector; an empty one selects everything."""
 
-    match_labels: Annotated[dict[_LabelKey, _LabelValue], Field(max_length=64)] = Field(default_factory=dict)
+    match_labels: Annotated[dict[str, _LabelValue], Field(max_length=64)] = Field(default_factory=dict)
     """Labels with exactly these values."""
     match_expressions: Annotated[tuple[LabelSelectorRequirement, ...], Field(max_length=64)] = ()
     """Further conditions; all must hold."""

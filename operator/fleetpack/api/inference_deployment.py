@@ -24,9 +24,10 @@ from fleetpack.api.meta import (
     Name,
     ObjectMeta,
     Rule,
+    ShortName,
 )
 from fleetpack.api.pod_template import PartialPodTemplate, PodTemplate, accelerator_resources, container_names
-from fleetpack.api.values import DecimalRange, Duration, DurationRange, IntOrPercent, Money, Rate
+from fleetpack.api.values import DecimalRange, Duration, DurationRange, IntOrPercent, Money, Rate, Text
 
 MAXIMUM_REPLICAS = 10_000
 """Highest number of replicas of one deployment that the API takes."""
@@ -34,8 +35,18 @@ MAXIMUM_REPLICAS = 10_000
 _Port = Annotated[int, Field(ge=1, le=65535)]
 _Replicas = Annotated[int, Field(ge=0, le=MAXIMUM_REPLICAS)]
 _Text = Annotated[str, Field(min_length=1, max_length=253)]
-_MetricName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-zA-Z_:][a-zA-Z0-9_:]*$")]
-_Url = Annotated[str, Field(min_length=1, max_length=2048, pattern=r"^https?://[^\s]+$")]
+_MetricName = Annotated[
+    str,
+    Text(
+        pattern=r"^[a-zA-Z_:][a-zA-Z0-9_:]*$",
+        expected="a metric name: letters, digits, underscores and colons, not beginning with a digit",
+        maximum_length=253,
+    ),
+]
+_Url = Annotated[
+    str,
+    Text(pattern=r"^https?://[^\s]+$", expected="a URL that begins with http:// or https://", maximum_length=2048),
+]
 
 
 class ModelSpec(Model):
@@ -83,7 +94,7 @@ class PerformancePrior(Model):
 class Variant(Model):
     """One way to run the model: an accelerator, how much of it one replica gets, and what changes in the template."""
 
-    name: Annotated[Name, Field(max_length=32)]
+    name: ShortName
     """Name of the variant, unique in the list; part of the names of its Pods."""
     accelerator: CatalogName
     """Accelerator from the catalog, such as `inferentia2`, `trainium2` or `h100-sxm`."""
@@ -119,7 +130,17 @@ class ServiceSpec(Model):
     """Port of the Service, and of the serving container unless targetPort says otherwise."""
     target_port: _Port | None = None
     """Port of the serving container; default: port."""
-    name: Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$")] | None = None
+    name: (
+        Annotated[
+            str,
+            Text(
+                pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$",
+                expected="a Service name: at most 63 lower case letters, digits and dashes, beginning with a letter",
+                maximum_length=63,
+            ),
+        ]
+        | None
+    ) = None
     """Name of the Service; default: the name of the InferenceDeployment."""
 
 
@@ -176,7 +197,9 @@ class PodMetricsSource(Model):
 
     port: _Port
     """Port of the Pod that answers."""
-    path: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^/[^\s]*$")] = "/metrics"
+    path: Annotated[str, Text(pattern=r"^/[^\s]*$", expected="a path that begins with /", maximum_length=1024)] = (
+        "/metrics"
+    )
     """Path of the page."""
     format: MetricsFormat = MetricsFormat.VLLM
     """Whose metric names it has: vllm, tgi, triton, or openmetrics with names."""
@@ -206,7 +229,14 @@ class HttpSource(Model):
 
     url: _Url
     """URL that is read with GET."""
-    json_path: Annotated[str, Field(max_length=512, pattern=r"^\$(\.[A-Za-z0-9_-]+|\[[0-9]{1,4}\])*$")]
+    json_path: Annotated[
+        str,
+        Text(
+            pattern=r"^\$(\.[A-Za-z0-9_-]+|\[[0-9]{1,4}\])*$",
+            expected="a path from the root $ by names and indices, such as $.queues[0].messages",
+            maximum_length=512,
+        ),
+    ]
     """Path of the number in the body, from the root `$`: `$.queues[0].messages`."""
 
 
@@ -222,7 +252,14 @@ class Measure(StrEnum):
 class SecretReference(Model):
     """A Secret in the namespace of the InferenceDeployment."""
 
-    name: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")]
+    name: Annotated[
+        str,
+        Text(
+            pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$",
+            expected="the name of a Secret: lower case letters, digits, dashes and dots",
+            maximum_length=253,
+        ),
+    ]
     """Name of the Secret."""
 
 
@@ -363,11 +400,25 @@ class Window(Model):
         Weekday
     )
     """Days on which the window opens."""
-    start: Annotated[str, Field(max_length=5, pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
+    start: Annotated[
+        str,
+        Text(
+            pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$",
+            expected="a time of day of 24 hours, from 00:00 to 23:59, in quotes",
+            maximum_length=8,
+        ),
+    ]
     """Time of day at which it opens, 24 hours: `22:30`."""
     duration: Annotated[Duration, DurationRange(minimum="1m", maximum="24h")]
     """How long it stays open; it may reach into the next day."""
-    timezone: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_+/-]+$")] = "UTC"
+    timezone: Annotated[
+        str,
+        Text(
+            pattern=r"^[A-Za-z0-9_+/-]+$",
+            expected="the IANA name of a time zone, such as Europe/Berlin",
+            maximum_length=64,
+        ),
+    ] = "UTC"
     """Time zone of start, by its IANA name: `Europe/Berlin`."""
 
 

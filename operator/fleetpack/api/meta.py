@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, Validat
 from pydantic.alias_generators import to_camel
 from pydantic_core import CoreSchema
 
-from fleetpack.api.values import Value
+from fleetpack.api.values import Text, Value
 
 GROUP = "fleetpack.dev"
 VERSION = "v1alpha1"
@@ -34,12 +34,24 @@ LIST_MAP_KEYS = "x-list-map-keys"
 LIST_SET = "x-list-set"
 """In a list field's schema: no entry may occur twice."""
 
-DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+_DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+_LABEL_WORDS = "lower case letters, digits and dashes, beginning and ending with a letter or digit"
 
-Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=63, pattern=DNS_LABEL)]
-"""A DNS label: lower case letters, digits, dashes."""
-CatalogName: TypeAlias = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")]
-"""A name out of the catalog: as a DNS label, with dots."""
+Name: TypeAlias = Annotated[str, Text(pattern=_DNS_LABEL, expected=f"at most 63 {_LABEL_WORDS}", maximum_length=63)]
+"""A DNS label."""
+ShortName: TypeAlias = Annotated[
+    str, Text(pattern=_DNS_LABEL, expected=f"at most 32 {_LABEL_WORDS}", maximum_length=32)
+]
+"""A DNS label that becomes part of a longer name."""
+CatalogName: TypeAlias = Annotated[
+    str,
+    Text(
+        pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$",
+        expected="a name of the catalog's form: lower case letters, digits, dashes and dots, such as inf2.24xlarge",
+        maximum_length=63,
+    ),
+]
+"""The name of an accelerator or an instance type."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

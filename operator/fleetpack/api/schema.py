@@ -39,6 +39,21 @@ _KEPT = (
     "x-kubernetes-int-or-string",
     "x-kubernetes-validations",
 )
+_TRANSLATED = frozenset(
+    {
+        "$defs",
+        "additionalProperties",
+        "const",
+        "items",
+        "patternProperties",
+        "properties",
+        "required",
+        "title",
+        LIST_MAP_KEYS,
+        LIST_SET,
+    }
+)
+"""Keys that become something else, or that nobody needs; any further key stops the generator."""
 MAXIMUM_CONTAINERS = 32
 """Most containers of a Pod template, and as many init containers: rules over them need a bound to have a known cost."""
 _MAXIMUM_RESOURCES = 32
@@ -99,7 +114,9 @@ INFERENCE_DEPLOYMENTS = Resource(
             name="Desired", path=".status.desiredReplicas", type="integer", description="Replicas that Auto wants."
         ),
         PrinterColumn(name="Replicas", path=".status.replicas", type="integer", description="Replicas that exist."),
-        PrinterColumn(name="Ready", path=".status.readyReplicas", type="integer", description="Replicas that are ready."),
+        PrinterColumn(
+            name="Ready", path=".status.readyReplicas", type="integer", description="Replicas that are ready."
+        ),
         PrinterColumn(name="Queue", path=".status.queueDepth", type="integer", description="Requests waiting."),
         PrinterColumn(name="USD/h", path=".status.usdPerHour", description="Cost in US dollars per hour."),
         PrinterColumn(name="Reason", path=".status.lastDecision.reason", description="Reason of the last decision."),
@@ -253,7 +270,8 @@ def _restricted(template: Schema) -> Schema:
 
 
 _ACCELERATOR_MESSAGE = (
-    "accelerator resources must not be in the template: set cores or devices of the variant, the operator adds the resource"
+    "accelerator resources must not be in the template: set cores or devices of the variant, "
+    "the operator adds the resource"
 )
 
 
@@ -282,7 +300,10 @@ class _Converter:
         node = self._resolved(source)
         if MARKER in node:
             description = {"description": node["description"]} if "description" in node else {}
-            return description | copy.deepcopy(self.templates[node[MARKER]])
+            template: Schema = copy.deepcopy(self.templates[node[MARKER]])
+            return description | template
+        if unknown := node.keys() - {*_KEPT, *_TRANSLATED}:
+            raise ValueError(f"{path}: no structural form is known for {sorted(unknown)}")
         if not {"type", "x-kubernetes-int-or-string"} & node.keys():
             raise ValueError(f"{path}: has no type that a structural schema can say: {sorted(node)}")
         result = {key: copy.deepcopy(node[key]) for key in _KEPT if key in node}

@@ -272,6 +272,37 @@ class IntOrPercent(Value):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """A pattern for a text field, for `Annotated`, with words for people who do not read patterns."""
+
+    pattern: str
+    """RE2 and Python alike; anchored, without look-around."""
+    expected: str
+    """What would be right: completes "must be ..."."""
+    maximum_length: int
+
+    def __get_pydantic_core_schema__(self, source: type[Any], handler: GetCoreSchemaHandler) -> CoreSchema:
+        del source, handler
+        inner = core_schema.str_schema(max_length=self.maximum_length)
+        return core_schema.no_info_after_validator_function(self._check, inner)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchema:
+        del schema, handler
+        escaped = self.pattern.replace("\\", "\\\\")
+        return {
+            "type": "string",
+            "maxLength": self.maximum_length,
+            "pattern": self.pattern,
+            "x-kubernetes-validations": [cel_rule(f"self.matches('{escaped}')", f"must be {self.expected}")],
+        }
+
+    def _check(self, value: str) -> str:
+        if not re.fullmatch(self.pattern, value):
+            raise ValueError(f"{value!r} must be {self.expected}")
+        return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DurationRange:
     """Bounds of a `Duration` field, for `Annotated`; both ends are allowed."""
 
