@@ -39,3 +39,11 @@ check: setup ## Format, lint, types, import layers, generated files (no cluster 
 format: setup ## Format and fix what can be fixed by itself
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/ruff check --fix --quiet .
+
+.PHONY: cluster-up
+cluster-up: setup ## Start a real control plane on this machine (NAME=x for another one); builds its programs the first time
+	@$(BIN)/python hack/cluster --name $(or $(NAME),default) up
+
+.PHONY: cluster-down
+cluster-down: setup ## End that control plane and remove its state
+	@$(BIN)/python hack/cluster --name $(or $(NAME),default) down
