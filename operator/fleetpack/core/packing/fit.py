@@ -152,9 +152,13 @@ def candidates(
         return cores
     if addable_usd_per_hour is not None and room.node.price_usd_per_hour is None:
         return Exclusion.PRICE_UNKNOWN
-    if exclusion := not_now(need, room, cores):
+    if exclusion := unavailable(need, room, cores):
         return exclusion
     masks = free_sets(room.shape, room.free, cores)
+    if not masks:
+        return Exclusion.CONTIGUOUS_RANGE
+    if exclusion := short_resource(need.requests, room.remaining):
+        return exclusion
     if not affordable(room.usd_per_hour(cores), addable_usd_per_hour):
         return Exclusion.COST_CEILING
     return masks
@@ -179,17 +183,15 @@ def never_fits(need: VariantNeed, room: Room, open_pools: frozenset[str]) -> int
     return cores
 
 
-def not_now(need: VariantNeed, room: Room, cores: int) -> Exclusion | None:
-    """Return why a replica of `cores` cores does not fit what the node has left; None: it fits."""
+def unavailable(need: VariantNeed, room: Room, cores: int) -> Exclusion | None:
+    """Return why the node gives nothing now, or not that many cores wherever they are; None: it may."""
     if not room.open:
         return Exclusion.NODE_NOT_READY
     if room.node.name in need.set_aside_nodes:
         return Exclusion.SET_ASIDE
     if room.free.bit_count() < cores or room.remaining.accelerator_cores < cores:
         return Exclusion.CORES
-    if not free_sets(room.shape, room.free, cores):
-        return Exclusion.CONTIGUOUS_RANGE
-    return short_resource(need.requests, room.remaining)
+    return None
 
 
 def short_resource(requests: Resources, remaining: Resources) -> Exclusion | None:

@@ -44,9 +44,10 @@ def places(shape: Shape, free: int, cores: int) -> int:
 
 @functools.cache
 def usual_sizes(shape: Shape) -> tuple[int, ...]:
-    """Return the legal sizes that models are mostly compiled for: powers of two (tensor parallelism), and the whole machine."""
-    sizes = {1 << exponent for exponent in range(shape.cores.bit_length())} | {shape.cores}
-    return tuple(size for size in sorted(sizes) if masks_of(shape, size))
+    """Return the legal sizes that models are mostly compiled for: whole devices, and powers of two inside one device."""
+    inside = (1 << exponent for exponent in range(shape.cores_per_device.bit_length()))
+    whole = (devices * shape.cores_per_device for devices in shape.allowed_device_counts)
+    return tuple(size for size in sorted({*inside, *whole}) if masks_of(shape, size))
 
 
 @functools.lru_cache(maxsize=_REMEMBERED)

@@ -23,7 +23,8 @@ from fleetpack.core.packing.fit import (
     affordable,
     candidates,
     never_fits,
-    not_now,
+    short_resource,
+    unavailable,
 )
 from fleetpack.core.packing.fragmentation import best_choice
 from fleetpack.core.packing.placement import Assignment, PlacementRequest
@@ -152,10 +153,11 @@ class Search:
     def _enter(self, index: _Index, position: int) -> None:
         """Put the best place on one node into its heap, if there is one."""
         room, cores = self.rooms[position], index.cores[position]
-        if not_now(index.need, room, cores):
+        if unavailable(index.need, room, cores) or short_resource(index.need.requests, room.remaining):
             return
         choice = best_choice(room.shape, room.free, cores, self._sizes_on(room))
-        assert choice is not None, f"{room.node.name}: {cores} cores fit and have no place"
+        if choice is None:
+            return
         usd_per_hour = room.usd_per_hour(cores)
         known = math.inf if usd_per_hour is None else usd_per_hour
         tier = _Tier(promised=room.promised, rounded_usd_per_hour=round(known, PRICE_STEP_DIGITS), usd_per_hour=known)
