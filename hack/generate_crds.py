@@ -8,6 +8,7 @@ The files are for people too: leaves stand on one line, keys in the order of the
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import sys
@@ -90,6 +91,7 @@ def _flow(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+@functools.cache
 def _reads_back(text: str) -> bool:
     """Whether bare text stays text: `true`, `null` and `1.5` do not; words of YAML 1.1 such as `on` are quoted too."""
     return bool(yaml.safe_load(text) == text)

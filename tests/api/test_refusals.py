@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from pydantic import ValidationError
 
 from fleetpack.api import AcceleratorPool, InferenceDeployment
+
+if TYPE_CHECKING:
+    from kubectl import Kubectl
 
 DEPLOYMENT: dict[str, Any] = {
     "apiVersion": "fleetpack.dev/v1alpha1",
@@ -66,7 +69,8 @@ class Refusal:
     """One change that makes a good manifest bad."""
 
     name: str
-    base: dict[str, Any] = None  # type: ignore[assignment]
+    base: dict[str, Any] | None = None
+    """The good manifest; None: the deployment above."""
     path: str
     value: Any
     server_says: tuple[str, ...]
@@ -667,3 +671,22 @@ def test_should_refuse_without_a_server_and_say_why(refusal: Refusal) -> None:
     text = str(raised.value)
     expected = refusal.parser_says or refusal.server_says
     assert [words for words in expected if words not in text and words != "Required value"] == [], text
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("refusal", cases(REFUSALS))
+def test_should_be_refused_by_the_api_server_with_the_field_and_what_is_allowed(
+    kubectl: Kubectl, refusal: Refusal
+) -> None:
+    answer = kubectl.run("apply", "--dry-run=server", "-f", "-", manifest=refusal.manifest)
+
+    assert answer.returncode != 0, f"taken: {answer.stdout}"
+    assert [words for words in refusal.server_says if words not in answer.stderr] == [], answer.stderr
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("manifest", [DEPLOYMENT, POOL], ids=["InferenceDeployment", "AcceleratorPool"])
+def test_should_be_taken_by_the_api_server_before_the_change(kubectl: Kubectl, manifest: dict[str, Any]) -> None:
+    answer = kubectl.run("apply", "--dry-run=server", "-f", "-", manifest=manifest)
+
+    assert answer.returncode == 0, answer.stderr

@@ -290,6 +290,10 @@ def _printer_column(column: PrinterColumn) -> Schema:
     return result | ({"priority": 1} if column.wide else {})
 
 
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Converter:
     definitions: Schema
@@ -299,16 +303,15 @@ class _Converter:
         """Return the structural form of one node."""
         node = self._resolved(source)
         if MARKER in node:
-            description = {"description": node["description"]} if "description" in node else {}
             template: Schema = copy.deepcopy(self.templates[node[MARKER]])
-            return description | template
+            return {"description": _one_line(node["description"])} | template
         if unknown := node.keys() - {*_KEPT, *_TRANSLATED}:
             raise ValueError(f"{path}: no structural form is known for {sorted(unknown)}")
         if not {"type", "x-kubernetes-int-or-string"} & node.keys():
             raise ValueError(f"{path}: has no type that a structural schema can say: {sorted(node)}")
         result = {key: copy.deepcopy(node[key]) for key in _KEPT if key in node}
         if "description" in result:
-            result["description"] = " ".join(result["description"].split())
+            result["description"] = _one_line(result["description"])
         if result.get("default", ...) is None:
             del result["default"]
         if "const" in node:

@@ -11,7 +11,6 @@ raises `ValueError` with the text, and with what would be right.
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, field
 from decimal import ROUND_HALF_EVEN, Decimal
@@ -90,7 +89,7 @@ class Value:
         }
 
 
-_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_MILLISECONDS = {"h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +104,9 @@ class Duration(Value):
     @classmethod
     def _from_text(cls, text: str) -> Self:
         parts = re.findall(r"([0-9.]+)(ms|h|m|s)", text)
-        return cls(text=text, seconds=math.fsum(float(number) * _SECONDS[unit] for number, unit in parts))
+        # Exact until the one last division, so that 13ms and 0.013s are the same number.
+        milliseconds = sum(Decimal(number) * _MILLISECONDS[unit] for number, unit in parts)
+        return cls(text=text, seconds=float(milliseconds / 1000))
 
     @classmethod
     def of(cls, seconds: float) -> Self:
