@@ -1,0 +1,149 @@
+"""What each pass leaves in metrics and in the log. Nothing is decided, and nothing is written to the cluster."""
+
+from __future__ import annotations
+
+import logging
+
+from fleetpack.cluster.actuation import ActionResult
+from fleetpack.cluster.api_client import Write
+from fleetpack.cluster.control_loop import Observer
+from fleetpack.cluster.errors import KubernetesError
+from fleetpack.core.absent import Measurement, NoData
+from fleetpack.core.decision import Decision
+from fleetpack.core.inputs import Inputs, Plan
+from fleetpack.core.reports import DeploymentReport, PoolReport
+from fleetpack.core.state import State
+from fleetpack.telemetry.metrics import DeploymentNumbers, FleetMetrics, PoolNumbers, VariantNumbers
+
+_logger = logging.getLogger("fleetpack.decisions")
+
+
+class MetricsObserver(Observer):
+    """Shows each plan in the metrics, and logs decisions when they change."""
+
+    def __init__(self, metrics: FleetMetrics) -> None:
+        self._metrics = metrics
+        self._known: dict[str, tuple[int, str]] = {}
+        self._pools: set[str] = set()
+
+    def planned(self, inputs: Inputs, state: State, found: Plan, seconds: float) -> None:
+        """Show the numbers of a plan."""
+        self._metrics.plan_made(inputs.now, seconds)
+        ages = _signal_ages(state, inputs.now)
+        for report in found.deployments:
+            self._metrics.show_deployment(_deployment_numbers(report, ages.get(report.deployment, ())))
+        for pool in found.pools:
+            self._metrics.show_pool(_pool_numbers(pool))
+        for decision in found.decisions:
+            self._count(decision)
+        present = {report.deployment for report in found.deployments}
+        for gone in [subject for subject in self._known if "/" in subject and subject not in present | self._pools]:
+            if not gone.startswith("pool/"):
+                self._metrics.forget_deployment(gone)
+                del self._known[gone]
+        pools = {pool.pool for pool in found.pools}
+        for gone in self._pools - pools:
+            self._metrics.forget_pool(gone)
+        self._pools = pools
+
+    def acted(self, result: ActionResult) -> None:
+        """Count an action."""
+        self._metrics.count_action(type(result.action).__name__, result.outcome)
+
+    def _count(self, decision: Decision) -> None:
+        if self._known.get(decision.subject) == (decision.after, decision.reason):
+            return
+        self._known[decision.subject] = (decision.after, decision.reason)
+        if not decision.subject.startswith("pool/"):
+            self._metrics.count_decision(decision.subject, decision.reason)
+        numbers = " ".join(f"{factor.name}={factor.value:.4g}" for factor in decision.factors)
+        _logger.info(
+            "%s: %d to %d: %s: %s %s",
+            decision.subject,
+            decision.before,
+            decision.after,
+            decision.reason,
+            decision.message,
+            numbers,
+        )
+
+
+def _signal_ages(state: State, now: float) -> dict[str, tuple[tuple[str, float], ...]]:
+    """Return the age of the oldest last answer of each signal, by deployment."""
+    ages: dict[str, tuple[tuple[str, float], ...]] = {}
+    for entry in state.deployments:
+        oldest: dict[str, float] = {}
+        for reading in entry.readings:
+            oldest[reading.signal] = max(oldest.get(reading.signal, 0.0), now - reading.at)
+        ages[entry.deployment] = tuple(sorted(oldest.items()))
+    return ages
+
+
+def _deployment_numbers(report: DeploymentReport, ages: tuple[tuple[str, float], ...]) -> DeploymentNumbers:
+    # What is wanted is one number per deployment; it is shown with its first variant, and 0 with the others.
+    first = report.variants[0].name if report.variants else ""
+    return DeploymentNumbers(
+        deployment=report.deployment,
+        variants=tuple(
+            VariantNumbers(
+                variant=variant.name,
+                desired=report.desired_replicas if variant.name == first else 0,
+                placed=variant.replicas,
+                ready=variant.ready,
+            )
+            for variant in report.variants
+        ),
+        unplaced_replicas=report.unplaced,
+        queue_depth_requests=_known(report.queue_depth),
+        arrival_rate_per_second=_known(report.arrival_rate_per_second),
+        usd_per_hour=report.usd_per_hour,
+        signal_ages_seconds=ages,
+    )
+
+
+def _known(number: Measurement | NoData) -> float | None:
+    return number.value if isinstance(number, Measurement) else None
+
+
+def _pool_numbers(report: PoolReport) -> PoolNumbers:
+    types: dict[str, int] = {}
+    for node in report.nodes:
+        types[node.instance_type] = types.get(node.instance_type, 0) + 1
+    return PoolNumbers(
+        pool=report.pool,
+        nodes=tuple(sorted(types.items())),
+        cores=report.cores,
+        used_cores=report.used_cores,
+        free_cores=report.free_cores,
+        largest_free_range_cores=report.largest_free_range,
+        usd_per_hour=report.usd_per_hour,
+    )
+
+
+class CountingWriteObserver:
+    """Counts every write to the API server."""
+
+    def __init__(self, metrics: FleetMetrics) -> None:
+        self._metrics = metrics
+
+    def before_write(self, write: Write) -> None:
+        """Nothing is known of it yet."""
+
+    def after_write(self, write: Write, error: BaseException | None) -> None:
+        """Count it by what came of it."""
+        if error is None:
+            code = "ok"
+        elif isinstance(error, KubernetesError):
+            code = str(error.status or type(error).__name__)
+        else:
+            code = type(error).__name__
+        self._metrics.count_write(write.verb, _resource(write.path), code)
+
+
+def _resource(path: str) -> str:
+    """Return the plural and subresource in a path, without names: series must stay few."""
+    parts = path.strip("/").split("/")
+    parts = parts[2:] if parts[0] == "api" else parts[3:]
+    if len(parts) > 2 and parts[0] == "namespaces":
+        parts = parts[2:]
+    return "/".join(part for index, part in enumerate(parts) if index != 1)

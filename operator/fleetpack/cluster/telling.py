@@ -1,0 +1,164 @@
+"""Writes what the plan tells: status of our resources, and events for what a person should notice.
+
+Nothing here decides; a write that fails is tried again with the next plan, because the stored status still differs. An event is
+posted when a decision moves a number or a new obstacle appears, and the same obstacle again only after five minutes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from fleetpack.api.accelerator_pool import AcceleratorPool, AcceleratorPoolStatus
+from fleetpack.api.conditions import Reason
+from fleetpack.api.inference_deployment import InferenceDeployment, InferenceDeploymentStatus
+from fleetpack.cluster import names
+from fleetpack.cluster.api_client import KubernetesClient, PatchType
+from fleetpack.cluster.errors import KubernetesError
+from fleetpack.cluster.rendering import render_service, service_name
+from fleetpack.cluster.status import deployment_status, pool_status, worth_writing
+from fleetpack.core.decision import Decision
+from fleetpack.core.inputs import Plan
+
+_logger = logging.getLogger(__name__)
+
+REPEAT_SECONDS = 300.0
+QUIET_REASONS = frozenset(
+    {Reason.ON_TARGET, Reason.HOLDING_STABLE, Reason.HOLDING_WINDOW_FILLING, Reason.MANUAL_REPLICAS}
+)
+"""Reasons that are no news by themselves."""
+
+
+class Teller:
+    """Keeps status, events and Services of our resources as the latest plan says."""
+
+    def __init__(self, client: KubernetesClient, clock: Callable[[], float], reporter: str) -> None:
+        self._client = client
+        self._clock = clock
+        self._reporter = reporter
+        self._written: dict[str, tuple[float, InferenceDeploymentStatus | AcceleratorPoolStatus]] = {}
+        self._told: dict[tuple[str, str], tuple[int, float]] = {}
+        self._services: dict[str, Mapping[str, Any]] = {}
+
+    async def tell(
+        self,
+        plan: Plan,
+        deployments: Mapping[str, InferenceDeployment],
+        pools: Mapping[str, AcceleratorPool],
+    ) -> None:
+        """Write what has changed; errors are logged and tried again next time."""
+        now = self._clock()
+        writes = []
+        for report in plan.deployments:
+            resource = deployments.get(report.deployment)
+            if resource is not None and resource.metadata.deletion_timestamp is None:
+                wanted = deployment_status(resource, report, now)
+                path = names.deployment_path(report.deployment, "status")
+                writes.append(self._write_status(path, resource.metadata.uid, resource.status, wanted, now))
+                writes.append(self._ensure_service(resource))
+        for pool_report in plan.pools:
+            pool = pools.get(pool_report.pool)
+            if pool is not None:
+                path = f"{names.ACCELERATOR_POOLS}/{pool_report.pool}/status"
+                wanted_pool = pool_status(pool, pool_report, now)
+                writes.append(self._write_status(path, pool.metadata.uid, pool.status, wanted_pool, now))
+        for decision in plan.decisions:
+            resource = deployments.get(decision.subject)
+            if resource is not None and self._is_news(decision, now):
+                writes.append(self._post_event(resource, decision, now))
+        for result in await asyncio.gather(*writes, return_exceptions=True):
+            if isinstance(result, KubernetesError):
+                _logger.warning("telling failed, tried again with the next plan: %s", result)
+            elif isinstance(result, BaseException):
+                raise result
+        self._forget(deployments, pools, now)
+
+    async def _write_status(
+        self,
+        path: str,
+        uid: str,
+        stored: InferenceDeploymentStatus | AcceleratorPoolStatus,
+        wanted: InferenceDeploymentStatus | AcceleratorPoolStatus,
+        now: float,
+    ) -> None:
+        """Write a status if it is worth it; our own last write counts where the cache does not show it yet."""
+        written_at, last = self._written.get(uid, (0.0, stored))
+        if not worth_writing(last if now - written_at < 10.0 else stored, wanted, now - written_at):
+            return
+        manifest = wanted.to_manifest()
+        # A merge patch keeps what it does not name; a number that is no longer known must go.
+        cleared = {key: None for key in stored.to_manifest() if key not in manifest}
+        self._written[uid] = (now, wanted)
+        try:
+            await self._client.patch(path, {"metadata": {"uid": uid}, "status": {**manifest, **cleared}})
+        except KubernetesError:
+            self._written.pop(uid, None)
+            raise
+
+    async def _ensure_service(self, resource: InferenceDeployment) -> None:
+        """Create or correct the Service that a deployment asks for; once per spec, since nobody else touches it."""
+        service = render_service(resource)
+        if service is None or self._services.get(resource.metadata.uid) == service:
+            return
+        namespace = resource.metadata.namespace
+        await self._client.patch(
+            f"/api/v1/namespaces/{namespace}/services/{service_name(resource)}",
+            service,
+            content_type=PatchType.APPLY,
+            force=True,
+        )
+        self._services[resource.metadata.uid] = service
+
+    def _is_news(self, decision: Decision, now: float) -> bool:
+        key = (decision.subject, decision.reason)
+        after, at = self._told.get(key, (-1, 0.0))
+        moved = decision.before != decision.after
+        if not moved and decision.reason in QUIET_REASONS:
+            return False
+        if after == decision.after and now - at < REPEAT_SECONDS:
+            return False
+        if not moved and after != -1 and now - at < REPEAT_SECONDS:
+            return False
+        self._told[key] = (decision.after, now)
+        return True
+
+    async def _post_event(self, resource: InferenceDeployment, decision: Decision, now: float) -> None:
+        namespace = resource.metadata.namespace
+        stamp = f"{now:.6f}".replace(".", "")
+        event = {
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": {"name": f"{resource.metadata.name}.{stamp}", "namespace": namespace},
+            "eventTime": _micro_time(now),
+            "reportingController": "fleetpack.dev/operator",
+            "reportingInstance": self._reporter,
+            "action": "Scale" if decision.before != decision.after else "Hold",
+            "reason": decision.reason,
+            "type": "Normal" if decision.before != decision.after else "Warning",
+            "regarding": {
+                "apiVersion": resource.api_version,
+                "kind": resource.kind,
+                "name": resource.metadata.name,
+                "namespace": namespace,
+                "uid": resource.metadata.uid,
+            },
+            "note": f"replicas {decision.before} to {decision.after}: {decision.message}"[:1024],
+        }
+        await self._client.create(f"/apis/events.k8s.io/v1/namespaces/{namespace}/events", event)
+
+    def _forget(
+        self, deployments: Mapping[str, InferenceDeployment], pools: Mapping[str, AcceleratorPool], now: float
+    ) -> None:
+        """Drop what is remembered of objects that are gone."""
+        alive = {resource.metadata.uid for resource in deployments.values()}
+        alive |= {pool.metadata.uid for pool in pools.values()}
+        self._written = {uid: entry for uid, entry in self._written.items() if uid in alive}
+        self._services = {uid: entry for uid, entry in self._services.items() if uid in alive}
+        self._told = {key: entry for key, entry in self._told.items() if now - entry[1] < REPEAT_SECONDS}
+
+
+def _micro_time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,111 @@
+"""Steps 1 to 6 for one deployment: from samples to the number of replicas that is wanted and paid for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from fleetpack.core import stabilization
+from fleetpack.core.absent import NoData
+from fleetpack.core.cost import Allotment, allocate_budget
+from fleetpack.core.demand import Demand, estimate_demand, forecast
+from fleetpack.core.deployments import Deployment
+from fleetpack.core.fleet import FleetSnapshot, Replica, ReplicaPhase
+from fleetpack.core.inflight import CREATE_BACK_OFF_SECONDS, back_off_seconds
+from fleetpack.core.observation import Observation, build_observation
+from fleetpack.core.profiles import UNKNOWN_STARTUP_SECONDS, ServiceProfile, learn, service_profile
+from fleetpack.core.rollout import Standing, standing
+from fleetpack.core.samples import Sample
+from fleetpack.core.sizing import size
+from fleetpack.core.stabilization import DesiredReplicas
+from fleetpack.core.state import DeploymentState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assessment:
+    """What one pass found out about one deployment."""
+
+    deployment: Deployment
+    replicas: tuple[Replica, ...]
+    standing: Standing
+    observation: Observation
+    demand: Demand | NoData
+    desired: DesiredReplicas
+    allotment: Allotment
+    profiles: tuple[tuple[str, ServiceProfile], ...]
+    """By variant, in the order of preference."""
+
+    @property
+    def wanted(self) -> int:
+        """How many replicas there should be, as far as the deployment's own money goes."""
+        return self.allotment.replicas
+
+
+def assess(
+    deployment: Deployment,
+    snapshot: FleetSnapshot,
+    samples: tuple[Sample, ...],
+    state: DeploymentState,
+    now: float,
+) -> tuple[Assessment, DeploymentState]:
+    """Observe, estimate, forecast, size, stabilise and budget one deployment."""
+    replicas = tuple(replica for replica in snapshot.replicas if replica.deployment == deployment.key)
+    observation, state = build_observation(deployment, replicas, samples, state, now)
+    state = learn(state, observation.pod_flows, replicas)
+    state = _count_failures(state, replicas, now)
+    profiles = tuple((variant.name, service_profile(deployment, variant, state)) for variant in deployment.variants)
+    profile = _typical(profiles, replicas)
+    demand = estimate_demand(observation, state, now)
+    recommendation = (
+        demand
+        if isinstance(demand, NoData)
+        else size(forecast(demand, profile), profile, deployment.target_queue_depth)
+    )
+    automatic, state = stabilization.stabilize(deployment, recommendation, demand, profile, state, now)
+    desired = stabilization.obey(deployment, automatic)
+    assessment = Assessment(
+        deployment=deployment,
+        replicas=replicas,
+        standing=standing(deployment, replicas, now),
+        observation=observation,
+        demand=demand,
+        desired=desired,
+        allotment=allocate_budget(deployment, desired.replicas, replicas, snapshot),
+        profiles=profiles,
+    )
+    return assessment, state
+
+
+def _typical(profiles: tuple[tuple[str, ServiceProfile], ...], replicas: tuple[Replica, ...]) -> ServiceProfile:
+    """Return what the typical replica can do: the mean over those that serve, else the first variant."""
+    by_name = dict(profiles)
+    serving = [by_name[r.variant] for r in replicas if r.phase is ReplicaPhase.READY and r.variant in by_name]
+    if not serving:
+        return (
+            profiles[0][1]
+            if profiles
+            else ServiceProfile(
+                requests_per_second=None, concurrency=None, startup_seconds=UNKNOWN_STARTUP_SECONDS, measured=False
+            )
+        )
+    rates = [profile.requests_per_second for profile in serving if profile.requests_per_second is not None]
+    concurrencies = [profile.concurrency for profile in serving if profile.concurrency is not None]
+    return ServiceProfile(
+        requests_per_second=sum(rates) / len(rates) if len(rates) == len(serving) else None,
+        concurrency=sum(concurrencies) / len(concurrencies) if len(concurrencies) == len(serving) else None,
+        startup_seconds=max(profile.startup_seconds for profile in serving),
+        measured=all(profile.measured for profile in serving),
+    )
+
+
+def _count_failures(state: DeploymentState, replicas: tuple[Replica, ...], now: float) -> DeploymentState:
+    """Each failed Pod lengthens the wait before the next is created; a Pod that became ready since clears it."""
+    failed = tuple(sorted(replica.uid for replica in replicas if replica.phase is ReplicaPhase.FAILED and replica.uid))
+    fresh = [uid for uid in failed if uid not in state.failed_uids]
+    if fresh:
+        failures = state.failures + len(fresh)
+        retry_at = now + back_off_seconds(CREATE_BACK_OFF_SECONDS, failures)
+        return replace(state, failures=failures, retry_at=retry_at, failed_uids=failed)
+    recovered = state.failures and any((replica.ready_at or 0.0) > state.retry_at for replica in replicas)
+    if recovered:
+        return replace(state, failures=0, retry_at=0.0, refusal="", failed_uids=failed)
+    return replace(state, failed_uids=failed)

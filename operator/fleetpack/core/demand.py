@@ -1,0 +1,81 @@
+"""Steps 2 and 3, demand and forecast: what a model needs now, and at the end of its cold start.
+
+The arrival rate comes from a source that measures it, else from flows (conservation of requests). The forecast of this first
+form is persistence: the rate stays, and the backlog grows by what the ready replicas cannot serve until new ones could help.
+A cleverer forecast must first beat this one in its own backtest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fleetpack.core.absent import Measurement, NoData
+from fleetpack.core.observation import Observation
+from fleetpack.core.profiles import ServiceProfile
+from fleetpack.core.state import DeploymentState
+
+RATE_WINDOW_SECONDS = 30.0
+"""Long enough that a rate of a few requests per second is known within a fifth, short enough to follow a ramp."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """What one model needs now."""
+
+    arrival_rate_per_second: float
+    waiting: float
+    running: float
+    ready_replicas: int
+    complete: bool
+    """Nothing was missing; else the numbers are a lower bound."""
+    rate_known: bool
+    """The window of the rate is full; before that the rate is a lower bound."""
+
+    @property
+    def idle(self) -> bool:
+        """No request anywhere, as far as is known."""
+        return self.waiting + self.running + self.arrival_rate_per_second == 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemandForecast:
+    """What is expected when a replica that is started now would be ready."""
+
+    demand: Demand
+    horizon_seconds: float
+    waiting: float
+    """The backlog expected then."""
+
+
+def estimate_demand(observation: Observation, state: DeploymentState, now: float) -> Demand | NoData:
+    """Return the demand now, or why it is not known."""
+    waiting, running, measured = observation.waiting, observation.running, observation.arrival_rate_per_second
+    if isinstance(waiting, NoData) and isinstance(running, NoData) and isinstance(measured, NoData):
+        return waiting
+    watched_seconds = now - state.observing_since if state.observing_since is not None else 0.0
+    if isinstance(measured, Measurement):
+        rate = measured.value
+    else:
+        arrivals = sum(flow.arrivals for flow in state.flows if flow.at > now - RATE_WINDOW_SECONDS)
+        rate = arrivals / RATE_WINDOW_SECONDS
+    return Demand(
+        arrival_rate_per_second=rate,
+        waiting=waiting.value if isinstance(waiting, Measurement) else 0.0,
+        running=running.value if isinstance(running, Measurement) else 0.0,
+        ready_replicas=observation.ready_replicas,
+        complete=observation.complete,
+        rate_known=isinstance(measured, Measurement) or watched_seconds >= RATE_WINDOW_SECONDS,
+    )
+
+
+def forecast(demand: Demand, profile: ServiceProfile) -> DemandForecast:
+    """Return the demand at the end of the cold start, if the rate stays as it is."""
+    growth_per_second = 0.0
+    if profile.requests_per_second is not None and demand.waiting > 0:
+        served = profile.requests_per_second * demand.ready_replicas
+        growth_per_second = max(0.0, demand.arrival_rate_per_second - served)
+    return DemandForecast(
+        demand=demand,
+        horizon_seconds=profile.startup_seconds,
+        waiting=demand.waiting + growth_per_second * profile.startup_seconds,
+    )

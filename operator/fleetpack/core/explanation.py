@@ -1,0 +1,335 @@
+"""Step 10, tell: every decision with its reason, its numbers and one sentence; conditions, reports, the order of actions.
+
+A decision names what bound it: the number the demand asked for, else the money, else the room. Nothing here decides anything.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from fleetpack.api.conditions import ConditionType, Reason
+from fleetpack.core.absent import NoData
+from fleetpack.core.assessment import Assessment
+from fleetpack.core.cores import format_cores, largest_free_range
+from fleetpack.core.cost import spent_usd_per_hour
+from fleetpack.core.decision import (
+    Action,
+    CreateReplica,
+    Decision,
+    DeleteReplica,
+    DrainReplica,
+    LaunchNode,
+    RemoveNode,
+    RestoreReplica,
+    SetScale,
+)
+from fleetpack.core.deployments import LearnedProfile, Mode
+from fleetpack.core.fleet import FleetSnapshot, ReplicaPhase
+from fleetpack.core.inputs import Plan
+from fleetpack.core.packing.fit import Room
+from fleetpack.core.packing.pack import Placement, Unplaced
+from fleetpack.core.reports import (
+    Condition,
+    DeploymentReport,
+    NodeReport,
+    PlacementReport,
+    PoolReport,
+    VariantReport,
+)
+from fleetpack.core.state import DeploymentState, State
+
+_ORDER = {
+    DeleteReplica: 0,
+    RestoreReplica: 1,
+    DrainReplica: 2,
+    CreateReplica: 3,
+    LaunchNode: 4,
+    RemoveNode: 5,
+    SetScale: 6,
+}
+NO_PLACEMENT = Placement(assigned=(), unplaced=(), launches=())
+
+
+def action_order(action: Action) -> tuple[int, str]:
+    """Sort key of actions: what frees room first, then what serves soonest; the names make it total."""
+    subject = action.pool if isinstance(action, LaunchNode | RemoveNode) else action.deployment
+    name = action.node if isinstance(action, RemoveNode) else getattr(action, "name", "")
+    return _ORDER[type(action)], f"{subject}/{name}"
+
+
+def decide(found: Assessment, placement: Placement, state: DeploymentState, now: float) -> Decision:
+    """Return the decision about the number of replicas of one deployment."""
+    deployment = found.deployment
+    before = found.standing.live
+    if deployment.problems:
+        problem = deployment.problems[0]
+        message = "; ".join(entry.message for entry in deployment.problems)
+        return _decision(found, before, problem.reason, f"not served as written, {before} replicas stay: {message}")
+    if deployment.mode is Mode.PAUSED:
+        return _decision(found, before, found.desired.reason, found.desired.message)
+    unplaced = _unplaced(found, placement)
+    after = max(0, found.wanted - len(unplaced))
+    if unplaced:
+        reason = Reason.WAITING_FOR_NODE if unplaced[0].awaiting_launch else Reason.NO_FEASIBLE_PLACEMENT
+        message = f"{found.wanted} wanted, {len(unplaced)} without a place: {unplaced[0].message}"
+        return _decision(found, after, reason, message)
+    if found.allotment.reason:
+        return _decision(found, after, found.allotment.reason, found.allotment.message)
+    if now < state.retry_at and found.wanted > before:
+        refusal = f": {state.refusal}" if state.refusal else ""
+        reason = Reason.INVALID_TEMPLATE if state.refusal else Reason.BACKING_OFF
+        message = (
+            f"{state.failures} Pods in a row failed or were refused, next try in {state.retry_at - now:.0f} s{refusal}"
+        )
+        return _decision(found, before, reason, message)
+    return _decision(found, after, found.desired.reason, found.desired.message)
+
+
+def _decision(found: Assessment, after: int, reason: str, message: str) -> Decision:
+    return Decision(
+        subject=found.deployment.key,
+        kind="replicas",
+        before=found.standing.live,
+        after=after,
+        reason=reason,
+        message=message,
+        factors=found.desired.factors,
+    )
+
+
+def _unplaced(found: Assessment, placement: Placement) -> tuple[Unplaced, ...]:
+    return tuple(entry for entry in placement.unplaced if entry.request.deployment == found.deployment.key)
+
+
+def held(assessments: tuple[Assessment, ...], snapshot: FleetSnapshot, reason: str, age_seconds: float) -> Plan:
+    """Return the plan that does nothing, because the picture of the cluster is too old."""
+    message = f"the cluster was last seen {age_seconds:.0f} s ago: nothing is done until it is seen again"
+    decisions = tuple(_decision(found, found.standing.live, reason, message) for found in assessments)
+    return Plan(decisions=decisions, deployments=deployment_reports(assessments, NO_PLACEMENT, decisions, snapshot))
+
+
+def deployment_reports(
+    assessments: tuple[Assessment, ...],
+    placement: Placement,
+    decisions: tuple[Decision, ...],
+    snapshot: FleetSnapshot,
+) -> tuple[DeploymentReport, ...]:
+    """Return what status, metrics and people are told of each deployment."""
+    by_subject = {decision.subject: decision for decision in decisions}
+    nodes = {node.name: node for node in snapshot.nodes}
+    reports = []
+    for found in assessments:
+        decision = by_subject[found.deployment.key]
+        held_phases = (ReplicaPhase.FAILED, ReplicaPhase.REQUESTED)
+        reports.append(
+            DeploymentReport(
+                deployment=found.deployment.key,
+                mode=found.deployment.mode,
+                desired_replicas=found.wanted,
+                automatic_replicas=found.desired.automatic,
+                replicas=found.standing.live,
+                ready_replicas=found.standing.ready,
+                queue_depth=found.observation.waiting,
+                running=found.observation.running,
+                arrival_rate_per_second=(
+                    found.demand
+                    if isinstance(found.demand, NoData)
+                    else found.observation.measured_rate(found.demand.arrival_rate_per_second)
+                ),
+                usd_per_hour=spent_usd_per_hour(found.replicas, nodes),
+                variants=_variant_reports(found),
+                placements=tuple(
+                    PlacementReport(
+                        replica=replica.name,
+                        variant=replica.variant,
+                        node=replica.node,
+                        cores=format_cores(replica.cores),
+                        phase=replica.phase,
+                    )
+                    for replica in found.replicas
+                    if replica.phase not in held_phases
+                ),
+                unplaced=_unplaced_by_exclusion(_unplaced(found, placement)),
+                conditions=_conditions(found, _unplaced(found, placement), decision),
+                decision=decision,
+            )
+        )
+    return tuple(reports)
+
+
+def _unplaced_by_exclusion(unplaced: tuple[Unplaced, ...]) -> tuple[tuple[str, int], ...]:
+    counts = Counter(entry.exclusions[0][0].value if entry.exclusions else "no node" for entry in unplaced)
+    return tuple(sorted(counts.items()))
+
+
+def _variant_reports(found: Assessment) -> tuple[VariantReport, ...]:
+    live = (*found.standing.current, *found.standing.outdated)
+    reports = []
+    for name, profile in found.profiles:
+        mine = [replica for replica in live if replica.variant == name]
+        measured = LearnedProfile(
+            variant=name,
+            requests_per_second=profile.requests_per_second if profile.measured else None,
+            concurrency=profile.concurrency if profile.measured else None,
+            startup_seconds=profile.startup_seconds if profile.startup_measured else None,
+        )
+        ready = sum(replica.phase is ReplicaPhase.READY for replica in mine)
+        reports.append(VariantReport(name=name, replicas=len(mine), ready=ready, measured=measured))
+    return tuple(reports)
+
+
+def _conditions(found: Assessment, unplaced: tuple[Unplaced, ...], decision: Decision) -> tuple[Condition, ...]:
+    return (
+        _accepted(found),
+        _ready(found, unplaced),
+        _scaling_active(found),
+        _capacity_available(unplaced),
+        _within_budget(found, decision),
+    )
+
+
+def _accepted(found: Assessment) -> Condition:
+    problems = found.deployment.problems
+    if problems:
+        message = "; ".join(problem.message for problem in problems)
+        return Condition(type=ConditionType.ACCEPTED, status=False, reason=problems[0].reason, message=message)
+    return Condition(
+        type=ConditionType.ACCEPTED, status=True, reason=Reason.ACCEPTED, message="the spec can be served as written"
+    )
+
+
+def _ready(found: Assessment, unplaced: tuple[Unplaced, ...]) -> Condition:
+    ready, wanted = found.standing.ready, found.wanted
+    if ready >= wanted:
+        reason = Reason.ALL_REPLICAS_READY if wanted else Reason.SCALED_TO_ZERO
+        message = "as many replicas are ready as are wanted" if wanted else "no replica is wanted"
+        return Condition(type=ConditionType.READY, status=True, reason=reason, message=message)
+    if found.deployment.problems:
+        return Condition(
+            type=ConditionType.READY, status=False, reason=found.deployment.problems[0].reason, message="see Accepted"
+        )
+    reason = Reason.REPLICAS_UNPLACED if unplaced else Reason.REPLICAS_STARTING
+    message = f"{ready} of {wanted} replicas are ready" + (f", {len(unplaced)} have no place" if unplaced else "")
+    return Condition(type=ConditionType.READY, status=False, reason=reason, message=message)
+
+
+def _scaling_active(found: Assessment) -> Condition:
+    deployment = found.deployment
+    if deployment.mode is not Mode.AUTO:
+        reason = {
+            Mode.MANUAL: Reason.MANUAL_REPLICAS,
+            Mode.ADVISORY: Reason.ADVISORY,
+            Mode.PAUSED: Reason.PAUSED,
+        }[deployment.mode]
+        message = f"spec.mode is {deployment.mode}"
+        return Condition(type=ConditionType.SCALING_ACTIVE, status=False, reason=reason, message=message)
+    if isinstance(found.demand, NoData):
+        # Ages in seconds would make the text change on each pass; the event and the log have them.
+        return Condition(
+            type=ConditionType.SCALING_ACTIVE,
+            status=False,
+            reason=found.demand.reason,
+            message="replicas are held: " + _SILENCE.get(found.demand.reason, found.demand.reason),
+        )
+    return Condition(
+        type=ConditionType.SCALING_ACTIVE,
+        status=True,
+        reason=Reason.SIGNALS_FRESH,
+        message="fresh signals drive the number of replicas",
+    )
+
+
+_SILENCE: dict[str, str] = {
+    Reason.NO_SIGNAL: "spec.scaling.signals is empty, so nothing says how much work there is",
+    Reason.NO_READY_REPLICA: "the signals are read from replicas, and none is ready yet",
+    Reason.NO_FRESH_SIGNAL: "no source has answered within its staleAfter; fleetpack_signal_age_seconds says which",
+}
+
+
+def _capacity_available(unplaced: tuple[Unplaced, ...]) -> Condition:
+    if not unplaced:
+        return Condition(
+            type=ConditionType.CAPACITY_AVAILABLE,
+            status=True,
+            reason=Reason.PLACED,
+            message="every wanted replica has a place",
+        )
+    reason = Reason.WAITING_FOR_NODE if unplaced[0].awaiting_launch else Reason.NO_FEASIBLE_PLACEMENT
+    message = f"{len(unplaced)} replicas have no place: {unplaced[0].message}"
+    return Condition(type=ConditionType.CAPACITY_AVAILABLE, status=False, reason=reason, message=message)
+
+
+def _within_budget(found: Assessment, decision: Decision) -> Condition:
+    if found.allotment.reason:
+        return Condition(
+            type=ConditionType.WITHIN_BUDGET,
+            status=False,
+            reason=found.allotment.reason,
+            message=found.allotment.message,
+        )
+    return Condition(
+        type=ConditionType.WITHIN_BUDGET,
+        status=True,
+        reason=Reason.WITHIN_BUDGET,
+        message="no ceiling holds replicas back",
+    )
+
+
+def pool_reports(
+    snapshot: FleetSnapshot, fleet_rooms: tuple[Room, ...], state: State, now: float
+) -> tuple[PoolReport, ...]:
+    """Return what status, metrics and people are told of each pool."""
+    reports = []
+    for pool in snapshot.pools:
+        mine = [room for room in fleet_rooms if room.node.pool == pool.name]
+        nodes = tuple(
+            NodeReport(
+                name=room.node.name,
+                instance_type=room.node.instance_type.name,
+                ready=room.node.ready,
+                cores=room.node.instance_type.cores,
+                free_cores=room.free.bit_count(),
+                largest_free_range=largest_free_range(room.free),
+            )
+            for room in mine
+        )
+        cores, free = sum(node.cores for node in nodes), sum(node.free_cores for node in nodes)
+        reports.append(
+            PoolReport(
+                pool=pool.name,
+                nodes=nodes,
+                cores=cores,
+                used_cores=cores - free,
+                free_cores=free,
+                largest_free_range=max((node.largest_free_range for node in nodes), default=0),
+                usd_per_hour=sum(room.node.price_usd_per_hour or 0.0 for room in mine),
+                conditions=_pool_conditions(pool.name, nodes, state, now),
+            )
+        )
+    return tuple(reports)
+
+
+def _pool_conditions(pool: str, nodes: tuple[NodeReport, ...], state: State, now: float) -> tuple[Condition, ...]:
+    blocked = [entry for entry in state.blocked if entry.pool == pool and entry.until > now]
+    if blocked:
+        names = ", ".join(entry.instance_type for entry in blocked)
+        return (
+            Condition(
+                type=ConditionType.CAPACITY_AVAILABLE,
+                status=False,
+                reason=Reason.INSUFFICIENT_CAPACITY,
+                message=f"the provider refused to launch {names}; tried again with back-off",
+            ),
+        )
+    waiting = sum(not node.ready for node in nodes)
+    reason = Reason.NODES_NOT_READY if waiting else Reason.POOL_READY
+    message = f"{waiting} of {len(nodes)} nodes are not ready" if waiting else "every node is ready"
+    return (
+        Condition(type=ConditionType.READY, status=not waiting, reason=reason, message=message),
+        Condition(
+            type=ConditionType.CAPACITY_AVAILABLE,
+            status=True,
+            reason=Reason.PLACED,
+            message="the provider refuses nothing",
+        ),
+    )

@@ -1,0 +1,72 @@
+"""Step 8 for one deployment: its part of the placement and its standing become actions."""
+
+from __future__ import annotations
+
+from fleetpack.api.conditions import Reason
+from fleetpack.core.assessment import Assessment
+from fleetpack.core.cost import replica_usd_per_hour
+from fleetpack.core.decision import Action, CreateReplica, SetScale
+from fleetpack.core.deployments import Mode
+from fleetpack.core.fleet import FleetSnapshot, Replica
+from fleetpack.core.packing.pack import Assignment, Placement
+from fleetpack.core.rollout import Weights, give_up, housekeeping, missing_replicas, removals, restorable
+
+
+def reconcile(found: Assessment, placement: Placement, snapshot: FleetSnapshot, now: float) -> tuple[Action, ...]:
+    """Return the actions for one deployment."""
+    deployment = found.deployment
+    assigned = [entry for entry in placement.assigned if entry.request.deployment == deployment.key]
+    unplaced = [entry for entry in placement.unplaced if entry.request.deployment == deployment.key]
+    actions: list[Action] = []
+    restored: tuple[Replica, ...] = ()
+    if not deployment.problems:
+        missing = missing_replicas(deployment, found.standing, found.wanted)
+        restored = restorable(found.standing, deployment, missing)
+    work = found.observation.work
+    actions.extend(housekeeping(deployment, found.standing, work, now, restored))
+    if deployment.problems:
+        return tuple(actions)
+    nodes = {node.name: node for node in snapshot.nodes}
+    costs = {
+        replica.name: replica_usd_per_hour(nodes.get(replica.node), replica.cores_count) for replica in found.replicas
+    }
+    weights = Weights(work=work, usd_per_hour=costs)
+    for replica, reason in removals(deployment, found.standing, found.wanted, len(unplaced), weights):
+        actions.append(give_up(replica, reason))
+    actions.extend(_creations(found, [entry for entry in assigned if not entry.promised], snapshot))
+    # What has no place is not asked for; what waits for a node or a back-off is.
+    hopeless = sum(not entry.awaiting_launch for entry in unplaced)
+    feasible = max(found.wanted - hopeless, min(found.wanted, found.standing.live))
+    if deployment.mode is Mode.AUTO and feasible != deployment.replicas:
+        actions.append(SetScale(deployment=deployment.key, replicas=feasible, reason=found.desired.reason))
+    return tuple(actions)
+
+
+def _creations(found: Assessment, assigned: list[Assignment], snapshot: FleetSnapshot) -> list[Action]:
+    """Name new replicas by variant and the lowest free ordinal."""
+    deployment = found.deployment
+    taken = {
+        replica.name for replica in snapshot.replicas if replica.deployment.partition("/")[0] == deployment.namespace
+    }
+    creations: list[Action] = []
+    for entry in assigned:
+        variant = deployment.variant(entry.variant)
+        assert variant is not None, f"{deployment.key}: placed variant {entry.variant} is not in the spec"
+        ordinal = 0
+        while (name := f"{deployment.name}-{variant.name}-{ordinal}") in taken:
+            ordinal += 1
+        taken.add(name)
+        creations.append(
+            CreateReplica(
+                deployment=deployment.key,
+                variant=variant.name,
+                name=name,
+                node=entry.node,
+                cores=entry.cores,
+                cores_count=entry.cores_count,
+                template_hash=variant.template_hash,
+                usd_per_hour=entry.usd_per_hour,
+                reason=Reason.TEMPLATE_CHANGED if found.standing.outdated else found.desired.reason,
+            )
+        )
+    return creations

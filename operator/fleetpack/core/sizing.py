@@ -1,0 +1,119 @@
+"""Step 4, size: how many replicas the forecast needs.
+
+Four bounds, the largest wins and is named. With arrival rate a, capacity m requests per second and concurrency c of one
+replica, backlog W and running requests R, target queue depth q per replica, drain time D:
+
+* capacity:    n >= a / (m * 0.85): no replica runs hot all the time
+* backlog:     W - q*n <= (m*n - a) * D, so n >= (W + a*D) / (m*D + q): the queue is at its target after D seconds
+* concurrency: n >= (W + R) / (c + q): everything inside is either being served or in a queue of the wanted depth
+* observed:    the same with c = R / ready, where nothing at all is known of the variant
+
+Each has a twin that says how many replicas must be *kept*; it is larger, so that noise around a boundary moves nothing. All of
+them are independent of how many replicas exist: a slow start never makes the next answer larger.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from fleetpack.api.conditions import Reason
+from fleetpack.core.decision import Factor
+from fleetpack.core.demand import DemandForecast
+from fleetpack.core.profiles import ServiceProfile
+
+START_UTILIZATION = 0.85
+"""Above this a queue of Poisson arrivals grows fast even with several servers (Erlang C), so more replicas start."""
+KEEP_UTILIZATION = 0.70
+"""Replicas are given up only if the rest would run below this: the band between both is the hysteresis."""
+DRAIN_SECONDS = 15.0
+"""A backlog should be gone this long after the new replicas are ready."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recommendation:
+    """How many replicas are needed, and how many must at least be kept (never fewer than needed)."""
+
+    replicas: int
+    keep_replicas: int
+    bound_by: str
+    factors: tuple[Factor, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Bound:
+    reason: str
+    needed: float
+    kept: float
+
+
+def size(forecast: DemandForecast, profile: ServiceProfile, target_queue_depth: float) -> Recommendation:
+    """Return the number of replicas for a forecast; never below 1 while there is work, 0 when all is idle."""
+    demand = forecast.demand
+    bounds = _bounds(forecast, profile, target_queue_depth)
+    largest = max(bounds, key=lambda bound: (bound.needed, bound.reason))
+    floor = 0 if demand.idle else 1
+    needed = max(floor, _whole(largest.needed))
+    factors = [
+        Factor(name="arrival_rate_per_second", value=demand.arrival_rate_per_second),
+        Factor(name="waiting", value=demand.waiting),
+        Factor(name="running", value=demand.running),
+        Factor(name="waiting_at_horizon", value=forecast.waiting),
+        Factor(name="horizon_seconds", value=forecast.horizon_seconds),
+    ]
+    if profile.requests_per_second is not None:
+        factors.append(Factor(name="requests_per_second_per_replica", value=profile.requests_per_second))
+    if profile.concurrency is not None:
+        factors.append(Factor(name="concurrency_per_replica", value=profile.concurrency))
+    return Recommendation(
+        replicas=needed,
+        keep_replicas=max(needed, _whole(max(bound.kept for bound in bounds))),
+        bound_by=largest.reason,
+        factors=tuple(factors),
+    )
+
+
+def _bounds(forecast: DemandForecast, profile: ServiceProfile, target_queue_depth: float) -> tuple[_Bound, ...]:
+    demand = forecast.demand
+    inside = demand.waiting + demand.running
+    bounds = [_Bound(reason=Reason.DEMAND_BELOW_CAPACITY, needed=0.0, kept=0.0)]
+    rate, concurrency = profile.requests_per_second, profile.concurrency
+    if rate:
+        arrival_rate = demand.arrival_rate_per_second
+        bounds.append(
+            _Bound(
+                reason=Reason.DEMAND_ABOVE_CAPACITY,
+                needed=arrival_rate / (rate * START_UTILIZATION),
+                kept=arrival_rate / (rate * KEEP_UTILIZATION),
+            )
+        )
+        if forecast.waiting > 0:
+            backlog = (forecast.waiting + arrival_rate * DRAIN_SECONDS) / (rate * DRAIN_SECONDS + target_queue_depth)
+            bounds.append(_Bound(reason=Reason.BACKLOG_DRAINING, needed=backlog, kept=backlog))
+    if concurrency:
+        needed = inside / (concurrency + target_queue_depth)
+        bounds.append(
+            _Bound(reason=Reason.DEMAND_ABOVE_CAPACITY, needed=needed, kept=inside / (concurrency * KEEP_UTILIZATION))
+        )
+    if not rate and not concurrency:
+        bounds.append(_observed_bound(forecast, target_queue_depth))
+    return tuple(bounds)
+
+
+def _observed_bound(forecast: DemandForecast, target_queue_depth: float) -> _Bound:
+    """Nothing is known of the variant: what the ready replicas run at this moment is all there is to go by."""
+    demand = forecast.demand
+    ready = demand.ready_replicas
+    if ready == 0:
+        needed = demand.waiting / target_queue_depth
+        return _Bound(reason=Reason.QUEUE_ABOVE_TARGET, needed=needed, kept=needed)
+    if demand.waiting <= target_queue_depth * ready:
+        # Below the target nobody knows how much room is left: keep what works while there is work.
+        return _Bound(reason=Reason.ON_TARGET, needed=0.0, kept=0.0 if demand.idle else float(ready))
+    needed = (demand.waiting + demand.running) / (demand.running / ready + target_queue_depth)
+    return _Bound(reason=Reason.QUEUE_ABOVE_TARGET, needed=needed, kept=max(needed, float(ready)))
+
+
+def _whole(replicas: float) -> int:
+    """Round up; a rounding error of the division is not a replica."""
+    return math.ceil(replicas - 1e-9)

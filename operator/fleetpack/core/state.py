@@ -1,0 +1,112 @@
+"""What the core remembers between two plans.
+
+All of it is derived: windows of readings, history of recommendations, what was learnt, back-offs. An operator that starts anew
+with an empty `State` (and with what status kept of the learning) plans safely: it goes up at once and holds down until its
+windows are full. States are values: each pass returns a new one. Every tuple is ordered by its first field.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """The last good sample of one signal (of one Pod, where it is read there)."""
+
+    signal: str
+    pod_uid: str
+    at: float
+    waiting: float | None = None
+    running: float | None = None
+    finished_total: float | None = None
+    arrival_rate_per_second: float | None = None
+    ttft_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flow:
+    """What came and went in one pass, over all replicas."""
+
+    at: float
+    arrivals: float
+    finished: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recommended:
+    """One past recommendation: the most replicas that could then not yet be given up."""
+
+    at: float
+    keep_replicas: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learning:
+    """Running sums from which one variant's service profile is measured; they fade with `core.profiles.FADE_SECONDS`."""
+
+    variant: str
+    saturated_seconds: float = 0.0
+    saturated_finished: float = 0.0
+    saturated_running_seconds: float = 0.0
+    startups_seconds: tuple[float, ...] = ()
+    """The last few measured cold starts, oldest first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeploymentState:
+    """What is remembered of one deployment."""
+
+    deployment: str
+    observing_since: float | None = None
+    """Since when every pass had fresh numbers; None: there are none now."""
+    readings: tuple[Reading, ...] = ()
+    flows: tuple[Flow, ...] = ()
+    recommended: tuple[Recommended, ...] = ()
+    learning: tuple[Learning, ...] = ()
+    started_uids: tuple[str, ...] = ()
+    """Pods whose cold start has been counted."""
+    desired: int | None = None
+    """What the last pass wanted; None before the first."""
+    last_demand_at: float | None = None
+    """When there was work last; None: never seen any."""
+    failures: int = 0
+    """Failed Pods in a row; a Ready one clears it."""
+    retry_at: float = 0.0
+    """No Pod is created before this time: the back-off after failures."""
+    refusal: str = ""
+    """What the API server said of the last Pod that it refused; empty once one was taken."""
+    failed_uids: tuple[str, ...] = ()
+    """Failed Pods that have been counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetAside:
+    """A node that the scheduler refused for a size, until a time."""
+
+    node: str
+    cores_count: int
+    until: float
+    refusals: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blocked:
+    """An instance type of a pool that could not be launched, until a time."""
+
+    pool: str
+    instance_type: str
+    until: float
+    refusals: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """Everything that the core remembers."""
+
+    last_now: float = 0.0
+    deployments: tuple[DeploymentState, ...] = ()
+    set_aside: tuple[SetAside, ...] = ()
+    blocked: tuple[Blocked, ...] = ()
+    empty_since: tuple[tuple[str, float], ...] = ()
+    """Nodes without a replica, and since when."""
