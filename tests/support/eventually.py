@@ -1,0 +1,17 @@
+"""Waiting in asynchronous tests: until something is true, or a limit with a message."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+async def eventually(
+    condition: Callable[[], Any], *, within_seconds: float = 10.0, what: str = "the condition"
+) -> None:
+    """Wait until the condition is truthy; fail after the limit."""
+    deadline_seconds = time.monotonic() + within_seconds
+    while not condition():
+        if time.monotonic() > deadline_seconds:
+            raise AssertionError(f"{what} did not come about within {within_seconds:g} s")
+        await asyncio.sleep(0.01)
