@@ -5,8 +5,8 @@ Run it when the pinned Kubernetes version changes; the result is checked in, so 
     python hack/generate_pod_template_schema.py path/to/kubernetes/api/openapi-spec/v3/api__v1_openapi.json v1.36.1
 
 The result is a structural schema (https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources): references are put
-in place, descriptions dropped. Defaults are dropped too, except where a list needs them to tell its entries apart. Metadata is
-cut down to labels and annotations; ephemeral containers, which no template may have, are left out.
+in place, descriptions and defaults dropped: a template stays exactly as it was written. Metadata is cut down to labels and
+annotations; ephemeral containers, which no template may have, are left out.
 """
 
 from __future__ import annotations
@@ -72,21 +72,12 @@ def structural(node: Schema, definitions: dict[str, Schema]) -> Schema:
     for key in ("items", "additionalProperties"):
         if key in result:
             result[key] = structural(result[key], definitions)
-    _default_list_map_keys(node, result, definitions)
+    keys = set(result.get("x-kubernetes-list-map-keys", ()))
+    if keys - set(result.get("items", {}).get("required", ())):
+        # Keys must be required or have a default, and a default would change what the user wrote.
+        del result["x-kubernetes-list-map-keys"]
+        result["x-kubernetes-list-type"] = "atomic"
     return result
-
-
-def _default_list_map_keys(node: Schema, result: Schema, definitions: dict[str, Schema]) -> None:
-    """Give optional keys of list entries their default: a CRD's list keys are required or have one."""
-    keys = result.get("x-kubernetes-list-map-keys", ())
-    if not keys:
-        return
-    source = node["items"]
-    while "allOf" in source or "$ref" in source:
-        source = source["allOf"][0] if "allOf" in source else definitions[source["$ref"].rsplit("/", 1)[-1]]
-    for key in keys:
-        if key not in result["items"].get("required", ()):
-            result["items"]["properties"][key]["default"] = source["properties"][key]["default"]
 
 
 def pod_template(openapi: Schema) -> Schema:
