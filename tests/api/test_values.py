@@ -73,7 +73,18 @@ def test_should_write_numbers_to_their_usual_places() -> None:
 
 @pytest.mark.parametrize(
     ("written", "number"),
-    [("250m", "0.25"), (96, "96"), ("96", "96"), ("4Gi", str(4 * 2**30)), ("1.5k", "1500"), ("2M", "2000000")],
+    [
+        ("250m", "0.25"),
+        (96, "96"),
+        ("96", "96"),
+        ("4Gi", str(4 * 2**30)),
+        ("1.5k", "1500"),
+        ("2M", "2000000"),
+        ("1e3", "1000"),
+        ("5E", "5" + "0" * 18),
+        ("100n", "0.0000001"),
+        ("2199023255552", "2199023255552"),
+    ],
 )
 def test_should_read_a_quantity_as_kubernetes_does(written: str | int, number: str) -> None:
     assert TypeAdapter(Quantity).validate_python(written).number == Decimal(number)
@@ -83,6 +94,11 @@ def test_should_give_cpu_in_millicores_and_memory_in_bytes() -> None:
     assert Quantity.parse("95690m").millicores == 95_690
     assert Quantity.parse("96").millicores == 96_000
     assert Quantity.parse("355262Mi").bytes == 355_262 * 2**20
+
+
+def test_should_round_a_quantity_up_as_kubernetes_does() -> None:
+    assert Quantity.parse("100u").millicores == 1
+    assert Quantity.parse("1500m").bytes == 2
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ raises `ValueError` with the text, and with what would be right.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from decimal import ROUND_HALF_EVEN, Decimal
@@ -163,10 +164,12 @@ class Rate(_DecimalValue):
 
 
 _QUANTITY_SCALE = {
-    "m": Decimal("0.001"),
+    "n": Decimal("1e-9"),
+    "u": Decimal("1e-6"),
+    "m": Decimal("1e-3"),
     "": Decimal(1),
-    **{suffix: Decimal(1000) ** power for power, suffix in enumerate(("k", "M", "G", "T", "P"), start=1)},
-    **{suffix: Decimal(1024) ** power for power, suffix in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi"), start=1)},
+    **{suffix: Decimal(1000) ** power for power, suffix in enumerate(("k", "M", "G", "T", "P", "E"), start=1)},
+    **{suffix: Decimal(1024) ** power for power, suffix in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), start=1)},
 }
 
 
@@ -177,7 +180,8 @@ class Quantity(Value):
     number: Decimal
     """In the base unit: cores of CPU, or bytes."""
 
-    pattern = r"^[0-9]{1,12}(\.[0-9]{1,6})?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
+    # Kubernetes' notation (https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity) without signs.
+    pattern = r"^[0-9]{1,18}(\.[0-9]{1,9})?([numkMGTPE]|[KMGTPE]i|[eE]-?[0-9]{1,2})?$"
     expected = 'a quantity such as 96, "250m" or "384Gi"'
 
     @classmethod
@@ -188,18 +192,22 @@ class Quantity(Value):
 
     @classmethod
     def _from_text(cls, text: str) -> Self:
-        suffix = text.lstrip("0123456789.")
-        return cls(text=text, number=Decimal(text.removesuffix(suffix)) * _QUANTITY_SCALE[suffix])
+        digits = re.match(r"[0-9.]+", text)
+        assert digits is not None
+        suffix = text[digits.end() :]
+        if suffix not in _QUANTITY_SCALE:
+            return cls(text=text, number=Decimal(text))  # an exponent: 1e3
+        return cls(text=text, number=Decimal(digits.group()) * _QUANTITY_SCALE[suffix])
 
     @property
     def millicores(self) -> int:
-        """Of an amount of CPU: thousandths of a core, rounded down."""
-        return int(self.number * 1000)
+        """Of an amount of CPU: thousandths of a core, rounded up as Kubernetes does."""
+        return math.ceil(self.number * 1000)
 
     @property
     def bytes(self) -> int:
-        """Of an amount of memory: bytes, rounded down."""
-        return int(self.number)
+        """Of an amount of memory: bytes, rounded up as Kubernetes does."""
+        return math.ceil(self.number)
 
     def to_manifest(self) -> str | int:
         """Return a plain number as a number, all else as text."""
