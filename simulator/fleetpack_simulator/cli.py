@@ -1,0 +1,326 @@
+"""`fleetpack-sim`: serve simulated replicas in real time, and replay loads against them.
+
+Exit codes: 0 done, 1 the load was not served as it should be (failed requests, or the replayer lagged so that the run says
+nothing), 2 wrong usage or settings. Progress and summaries for people go to the terminal, machine-readable results to files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+from aiohttp import web
+from rich.console import Console
+from rich.table import Table
+
+from fleetpack.core.cores import parse_cores
+from fleetpack_simulator.kubeconfig import read_kubeconfig
+from fleetpack_simulator.load import (
+    Endpoints,
+    LoadSummary,
+    PodEndpoints,
+    Quantiles,
+    Replayer,
+    ReplayOptions,
+    StaticEndpoints,
+)
+from fleetpack_simulator.pods import DEPLOYMENT_LABEL, SERVING_LABEL, PodWatcher
+from fleetpack_simulator.registry import PodRegistry, Registry, StaticRegistry
+from fleetpack_simulator.server import start_server
+from fleetpack_simulator.settings import PREFIX, replica_settings
+from fleetpack_simulator.workload import GENERATORS, GeneratorOptions, Request, compress, generate, read_trace, within
+
+VISIBLE_CORES = "NEURON_RT_VISIBLE_CORES"
+_PROGRESS_SECONDS = 10.0
+
+_kubeconfig_option = click.option(
+    "--kubeconfig",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Follow the Pods of this cluster.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-v", "--verbose", is_flag=True, help="Say more about what happens.")
+def main(verbose: bool) -> None:
+    """Simulated inference replicas, and loads to try them with."""
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
+
+
+@main.command()
+@click.option("--port", default=8000, show_default=True, help="Port of every replica.")
+@_kubeconfig_option
+@click.option("--model", help="Name of the model; default: FLEETPACK_ENGINE_MODEL.")
+@click.option(
+    "--model-parameters-billions", type=float, help="Size of the model; default: FLEETPACK_ENGINE_PARAMETERS_BILLIONS."
+)
+@click.option("--accelerator", help="Accelerator in the catalog; default: FLEETPACK_ENGINE_ACCELERATOR.")
+@click.option("--cores", type=click.IntRange(min=1), help=f"Cores of the replica; default: those in {VISIBLE_CORES}.")
+@click.option(
+    "--max-batch", type=click.IntRange(min=1), help="Largest batch; default: FLEETPACK_ENGINE_MAX_BATCH, else 32."
+)
+@click.option("--window-tokens", type=click.IntRange(min=1), help="Longest prompt plus output; default 8192.")
+@click.option(
+    "--drain-seconds", default=30.0, show_default=True, help="How long a stopping replica lets open streams end."
+)
+def serve(port: int, kubeconfig: Path | None, drain_seconds: float, **given: str | float | None) -> None:
+    """Serve simulated replicas.
+
+    With --kubeconfig one process answers for every Pod that has the label fleetpack.dev/deployment, on the Pod's own (loopback)
+    address, and reads each engine's settings from the Pod. Without, it is the one replica of its container, with settings from
+    FLEETPACK_ENGINE_* and from the options.
+    """
+    if kubeconfig is not None:
+        asyncio.run(_serve_pods(kubeconfig, port))
+        return
+    try:
+        registry = _single_replica(given)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    asyncio.run(_serve_until_stopped(registry, port, drain_seconds=drain_seconds, loopback_only=False))
+
+
+def _single_replica(given: dict[str, str | float | None]) -> StaticRegistry:
+    names = {
+        "model": "MODEL",
+        "model_parameters_billions": "PARAMETERS_BILLIONS",
+        "accelerator": "ACCELERATOR",
+        "max_batch": "MAX_BATCH",
+        "window_tokens": "WINDOW_TOKENS",
+    }
+    options = {PREFIX + names[name]: str(value) for name, value in given.items() if name in names and value is not None}
+    cores = given["cores"]
+    if cores is None:
+        visible = os.environ.get(VISIBLE_CORES)
+        if not visible:
+            # A replica that was given no cores must not look alive: on a real device its runtime would not start either.
+            raise click.UsageError(
+                f"{VISIBLE_CORES} is not set: this container was given no cores; use --cores N outside a cluster"
+            )
+        cores = parse_cores(visible).bit_count()
+    settings = replica_settings({**os.environ, **options}, cores=int(cores))
+    return StaticRegistry({StaticRegistry.EVERY_ADDRESS: settings})
+
+
+async def _serve_pods(kubeconfig: Path, port: int) -> None:
+    watcher = PodWatcher(read_kubeconfig(kubeconfig), label_selector=DEPLOYMENT_LABEL)
+    registry = PodRegistry(watcher)
+    async with _running(watcher):
+        await _serve_until_stopped(registry, port, drain_seconds=0.0, loopback_only=True)
+
+
+async def _serve_until_stopped(registry: Registry, port: int, *, drain_seconds: float, loopback_only: bool) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+    server = await start_server(registry, port=port, loopback_only=loopback_only, drain_seconds=drain_seconds)
+    click.echo(f"serving on port {server.port}")
+    await stopped.wait()
+    await server.close()
+
+
+@contextlib.asynccontextmanager
+async def _running(watcher: PodWatcher) -> AsyncIterator[None]:
+    task = asyncio.create_task(watcher.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Target:
+    """Whom a load is sent to."""
+
+    kubeconfig: Path | None
+    deployment: str | None
+    addresses: tuple[str, ...]
+    port: int
+
+
+@main.command()
+@click.option(
+    "--trace",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Trace file (CSV, JSONL; gzip or not).",
+)
+@click.option("--generator", type=click.Choice(sorted(GENERATORS)), help="Draw the load instead of reading one.")
+@click.option(
+    "--option",
+    "options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Option of the generator: rate_per_second=8, seed=1.",
+)
+@click.option("--speed", default=1.0, show_default=True, help="Let requests arrive this many times as fast.")
+@click.option("--start", "start_seconds", default=0.0, help="Begin at this second of the load (before --speed).")
+@click.option("--duration", "duration_seconds", type=float, help="Replay this many seconds (after --speed).")
+@click.option("--model", help="Model named in the requests.")
+@click.option(
+    "--deployment", metavar="NAMESPACE/NAME", help="InferenceDeployment whose Pods are sent to; needs --kubeconfig."
+)
+@_kubeconfig_option
+@click.option(
+    "--address", "addresses", multiple=True, metavar="HOST:PORT", help="Send here instead of to Pods; may be repeated."
+)
+@click.option("--port", default=8000, show_default=True, help="Port of the Pods.")
+@click.option(
+    "--status-port",
+    type=int,
+    help='Answer here, on loopback, with {"waiting": ...}: a queue signal for scaling from zero.',
+)
+@click.option(
+    "--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the summary to this file."
+)
+def load(
+    trace: Path | None,
+    generator: str | None,
+    options: tuple[str, ...],
+    speed: float,
+    start_seconds: float,
+    duration_seconds: float | None,
+    model: str | None,
+    deployment: str | None,
+    kubeconfig: Path | None,
+    addresses: tuple[str, ...],
+    port: int,
+    status_port: int | None,
+    json_path: Path | None,
+) -> None:
+    """Replay a load against the Ready replicas of an InferenceDeployment, or against given addresses."""
+    if (trace is None) == (generator is None):
+        raise click.UsageError("give exactly one of --trace and --generator")
+    if not addresses and (deployment is None or kubeconfig is None or "/" not in deployment):
+        raise click.UsageError("give --deployment NAMESPACE/NAME with --kubeconfig, or --address HOST:PORT")
+    try:
+        requests = read_trace(trace) if trace else generate(generator or "", generator_options(options))
+        requests = compress(within(requests, start_seconds, float("inf")), speed)
+        if duration_seconds is not None:
+            requests = within(requests, 0, duration_seconds)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    target = _Target(kubeconfig=kubeconfig, deployment=deployment, addresses=addresses, port=port)
+    summary = asyncio.run(_load(requests, target, model, status_port))
+    _print_summary(summary)
+    if json_path is not None:
+        json_path.write_text(summary.to_json() + "\n", encoding="utf-8")
+    if not summary.is_valid or summary.completed < summary.requests:
+        raise SystemExit(1)
+
+
+def generator_options(pairs: tuple[str, ...]) -> GeneratorOptions:
+    """Read `name=value` pairs as options of a generator."""
+    values: dict[str, float | int] = {}
+    known = {name: type(getattr(GeneratorOptions(), name)) for name in GeneratorOptions.__slots__}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if name not in known or not equals:
+            raise ValueError(f"--option {pair}: it must be NAME=VALUE with one of {', '.join(known)}")
+        try:
+            values[name] = known[name](text)
+        except ValueError:
+            raise ValueError(f"--option {pair}: {text!r} is no {known[name].__name__}") from None
+    return GeneratorOptions(**values)  # type: ignore[arg-type]
+
+
+async def _load(
+    requests: tuple[Request, ...], target: _Target, model: str | None, status_port: int | None
+) -> LoadSummary:
+    async with _endpoints(target) as endpoints:
+        replayer = Replayer(endpoints, ReplayOptions(model=model))
+        runner = None if status_port is None else await _serve_status(replayer, status_port)
+        # What exists now stays; without it in the way, collections are short and the lag stays small.
+        gc.collect()
+        gc.freeze()
+        progress = asyncio.create_task(_tell_progress(replayer, len(requests)))
+        try:
+            return await replayer.run(requests)
+        finally:
+            progress.cancel()
+            if runner is not None:
+                await runner.cleanup()
+
+
+@contextlib.asynccontextmanager
+async def _endpoints(target: _Target) -> AsyncIterator[Endpoints]:
+    if target.addresses or target.kubeconfig is None or target.deployment is None:
+        yield StaticEndpoints(target.addresses)
+        return
+    namespace, _, name = target.deployment.partition("/")
+    selector = f"{DEPLOYMENT_LABEL}={name},{SERVING_LABEL}=true"
+    watcher = PodWatcher(read_kubeconfig(target.kubeconfig), label_selector=selector, namespace=namespace)
+    endpoints = PodEndpoints(watcher, port=target.port)
+    async with _running(watcher):
+        await watcher.synced.wait()
+        yield endpoints
+
+
+async def _serve_status(replayer: Replayer, port: int) -> web.AppRunner:
+    async def status(_: web.Request) -> web.Response:
+        live = replayer.live
+        return web.json_response(
+            {"waiting": live.held, "outstanding": live.outstanding, "completed": live.completed, "failed": live.failed}
+        )
+
+    app = web.Application()
+    app.router.add_get("/", status)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    return runner
+
+
+async def _tell_progress(replayer: Replayer, total: int) -> None:
+    console = Console(stderr=True)
+    while True:
+        await asyncio.sleep(_PROGRESS_SECONDS)
+        live = replayer.live
+        console.print(
+            f"{live.due}/{total} due, {live.completed} completed, {live.outstanding} outstanding, {live.held} held, "
+            f"{live.failed} failed, {live.retries} retries"
+        )
+
+
+def _print_summary(summary: LoadSummary) -> None:
+    console = Console()
+    table = Table(
+        title=f"{summary.completed} of {summary.requests} requests completed in {summary.duration_seconds:.1f} s"
+    )
+    for heading in ("", "p50", "p95", "p99", "maximum"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    rows: tuple[tuple[str, Quantiles | None], ...] = (
+        ("time to first token", summary.time_to_first_token),
+        ("latency", summary.latency),
+        ("queue wait", summary.queue_wait),
+        ("replayer's own lag", summary.lag),
+    )
+    for name, values in rows:
+        if values is not None:
+            figures = (values.p50_seconds, values.p95_seconds, values.p99_seconds, values.maximum_seconds)
+            table.add_row(name, *(f"{seconds:.3f} s" for seconds in figures))
+    console.print(table)
+    console.print(
+        f"{summary.completed_per_second:.1f} requests/s, {summary.output_tokens} tokens, {summary.retries} retries, "
+        f"{summary.refused} refused, {summary.gave_up} gave up"
+    )
+    if not summary.is_valid:
+        console.print(
+            f"[bold red]void:[/] the replayer lagged by more than {summary.lag_limit_seconds * 1000:.0f} ms at p99"
+        )
+
+
+if __name__ == "__main__":
+    main()

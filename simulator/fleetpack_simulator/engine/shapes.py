@@ -1,0 +1,138 @@
+"""What is served and on what: the shape of a model and the hardware of one device.
+
+Both are plain numbers, so that any model and any chip, also one that nobody has measured yet, can be written down. A model of
+which only the parameter count is known takes the other dimensions of the nearest published decoder, and says so by being made
+with `ModelShape.estimate`. Numbers that make no sense (no layers, no bandwidth) are refused with `ValueError`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+
+class Topology(StrEnum):
+    """How the devices of one node are connected; decides how many hops a collective takes."""
+
+    NONE = "none"
+    RING = "ring"
+    TORUS_2D = "torus2d"
+    SWITCHED = "switched"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """A decoder-only transformer, as far as its speed depends on it."""
+
+    name: str
+    parameters_billions: float
+    layers: int
+    hidden_size: int
+    kv_heads: int
+    head_size: int
+    weight_bits: int = 16
+    kv_bits: int = 16
+    active_parameters_billions: float | None = None
+    """Parameters that one token passes through (mixture of experts); None: all of them."""
+
+    def __post_init__(self) -> None:
+        for field in (
+            "parameters_billions",
+            "layers",
+            "hidden_size",
+            "kv_heads",
+            "head_size",
+            "weight_bits",
+            "kv_bits",
+        ):
+            if getattr(self, field) <= 0:
+                raise ValueError(f"model {self.name}: {field} is {getattr(self, field)}, it must be above zero")
+
+    @property
+    def weight_bytes(self) -> float:
+        """Bytes of all weights."""
+        return self.parameters_billions * 1e9 * self.weight_bits / 8
+
+    @property
+    def active_parameters(self) -> float:
+        """Parameters that take part in one token."""
+        return (self.active_parameters_billions or self.parameters_billions) * 1e9
+
+    @property
+    def active_weight_bytes(self) -> float:
+        """Bytes of the weights that one token reads."""
+        return self.active_parameters * self.weight_bits / 8
+
+    def kv_bytes_per_token(self, tensor_parallelism: int) -> float:
+        """Bytes that keys and values of one token take over all ranks.
+
+        Each rank holds at least one KV head, so with more ranks than KV heads the heads are copied (grouped-query attention
+        under tensor parallelism: Neuron docs, NxD Inference, GQA sharding "replicate-to-TP-degree").
+        """
+        heads = max(self.kv_heads, tensor_parallelism)
+        return 2 * self.layers * heads * self.head_size * self.kv_bits / 8
+
+    @classmethod
+    def estimate(cls, name: str, parameters_billions: float, *, weight_bits: int = 16) -> ModelShape:
+        """Return a shape for a model of which only the parameter count is known: the nearest published decoder's."""
+        if parameters_billions <= 0:
+            raise ValueError(f"model {name}: parameters_billions is {parameters_billions}, it must be above zero")
+        nearest = min(
+            _PUBLISHED_DECODERS, key=lambda shape: abs(math.log(shape.parameters_billions / parameters_billions))
+        )
+        return replace(nearest, name=name, parameters_billions=parameters_billions, weight_bits=weight_bits)
+
+
+def _decoder(name: str, parameters_billions: float, layers: int, hidden_size: int, head_size: int = 128) -> ModelShape:
+    return ModelShape(
+        name=name,
+        parameters_billions=parameters_billions,
+        layers=layers,
+        hidden_size=hidden_size,
+        kv_heads=8,
+        head_size=head_size,
+    )
+
+
+# From the config.json of each model: num_hidden_layers, hidden_size, num_key_value_heads (8 in all), head_dim.
+_PUBLISHED_DECODERS = (
+    _decoder("meta-llama/Llama-3.2-1B", 1.24, 16, 2048, head_size=64),
+    _decoder("meta-llama/Llama-3.2-3B", 3.21, 28, 3072),
+    _decoder("meta-llama/Llama-3.1-8B", 8.03, 32, 4096),
+    _decoder("Qwen/Qwen2.5-14B", 14.8, 48, 5120),
+    _decoder("Qwen/Qwen2.5-32B", 32.8, 64, 5120),
+    _decoder("meta-llama/Llama-3.1-70B", 70.6, 80, 8192),
+    _decoder("meta-llama/Llama-3.1-405B", 405.9, 126, 16384),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hardware:
+    """One device (chip) and how it is connected to the others of its node; figures as the vendor publishes them."""
+
+    name: str
+    memory_gib: float
+    memory_bandwidth_gb_per_second: float
+    tflops_bf16: float
+    cores_per_device: int = 1
+    topology: Topology = Topology.NONE
+    static_shapes: bool = False
+    """The compiler fixes batch and window ahead of time, so that a step costs the same however few sequences run (Neuron)."""
+
+    def __post_init__(self) -> None:
+        for field in ("memory_gib", "memory_bandwidth_gb_per_second", "tflops_bf16", "cores_per_device"):
+            if getattr(self, field) <= 0:
+                raise ValueError(f"accelerator {self.name}: {field} is {getattr(self, field)}, it must be above zero")
+
+    def collective_hops(self, devices: float) -> float:
+        """Return the hops over which a small all-reduce has to pass: its latency grows with them."""
+        if devices <= 1:
+            return 0.0
+        match self.topology:
+            case Topology.RING:
+                return devices
+            case Topology.TORUS_2D:
+                return 2 * math.sqrt(devices)
+            case Topology.NONE | Topology.SWITCHED:
+                return math.log2(devices)
