@@ -19,10 +19,11 @@ from itertools import pairwise
 
 from fleetpack.signals.targets import MetricNames
 
+# Possessive (`*+`, `?+`): a line that does not match must not be tried again with half a name.
 _SAMPLE = re.compile(
-    r"""(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)
-        [ \t]*(?:\{(?P<labels>(?:[^"{}]|"(?:[^"\\]|\\.)*")*)\})?
-        [ \t]*(?P<value>[^\s_]+)(?=[\s]|$)""",
+    r"""(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*+)
+        [ \t]*+(?:\{(?P<labels>(?:[^"{}]|"(?:[^"\\]|\\.)*+")*+)\})?+
+        [ \t]*+(?P<value>[^\s_{]++)(?=\s|$)""",
     re.VERBOSE,
 )
 _LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\]|\\.)*)"')

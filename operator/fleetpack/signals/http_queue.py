@@ -19,7 +19,9 @@ from fleetpack.signals.answers import ReadError, describe, failed, number_read, 
 from fleetpack.signals.documents import fetch_document
 from fleetpack.signals.targets import HttpTarget
 
-_STEP = re.compile(r"""\.(?P<name>[^.\[\]'"\s]+)|\[(?P<index>\d+)\]|\[(?P<quote>["'])(?P<quoted>.+?)(?P=quote)\]""")
+_STEP = re.compile(
+    r"""\.(?P<name>[^.\[\]'"\s]+)|\[(?P<index>[0-9]+)\]|\[(?P<quote>["'])(?P<quoted>(?s:.+?))(?P=quote)\]"""
+)
 
 
 class HttpQueueSource:

@@ -79,12 +79,14 @@ class SignalReader:
         wanted = {target.key: target for target in targets}
         for key in [key for key in self._series if key not in wanted]:
             self._cancel(self._series.pop(key))
+        # First: a read that ended since the last call is no longer under way, and its target may be due again.
+        samples = self._collect()
         for key, target in wanted.items():
             self._start_if_due(key, target, now)
         expected = {series.task for series in self._series.values() if series.task is not None and not series.slow}
         if expected:
             await asyncio.wait(expected, timeout=self.budget_seconds)
-        return tuple(self._collect())
+        return tuple(sorted([*samples, *self._collect()], key=_order))
 
     async def close(self) -> None:
         """Give up every read that is under way."""
@@ -111,7 +113,7 @@ class SignalReader:
 
     def _collect(self) -> list[Sample]:
         samples = []
-        for _, series in sorted(self._series.items()):
+        for series in self._series.values():
             if series.task is not None and series.task.done():
                 samples.append(series.task.result())
                 series.task = None
@@ -148,6 +150,10 @@ class SignalReader:
     def _cancel(series: _Series) -> None:
         if series.task is not None:
             series.task.cancel()
+
+
+def _order(sample: Sample) -> tuple[str, str, str, float]:
+    return (sample.deployment, sample.signal, sample.pod_uid, sample.observed_at)
 
 
 @asynccontextmanager

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 
 from fleetpack.api.conditions import Reason
 
+_REASONS = frozenset(reason.value for reason in Reason)
 OTHER_REASON = "Other"
 """Stands for a reason that is not in `api.conditions.Reason`: a defect of ours must not make series without end."""
 
@@ -305,6 +306,3 @@ class FleetMetrics:
     def show_leader(self, leading: bool) -> None:
         """Show whether this process is the writer."""
         self._leader.set(1 if leading else 0)
-
-
-_REASONS = frozenset(reason.value for reason in Reason)
