@@ -50,7 +50,8 @@ def check(
 class _Judge:
     def __init__(self, grace_seconds: float) -> None:
         self._grace_seconds = grace_seconds
-        self._now = self._start = float("nan")
+        self._start_seconds: float | None = None
+        self._now = 0.0
         self._nodes: dict[str, Versions[NodeFact]] = {}
         self._pools: dict[str, Versions[PoolFact]] = {}
         self._deployments: dict[str, Versions[DeploymentFact]] = {}
@@ -70,8 +71,8 @@ class _Judge:
 
     def see(self, seen: Seen) -> None:
         """Take in the next change."""
-        if self._start != self._start:  # still not a number: the first change
-            self._now = self._start = seen.at_seconds
+        if self._start_seconds is None:
+            self._now = self._start_seconds = seen.at_seconds
         # Changes are in the order of their making; that they were seen in another order must not turn time back.
         self._now = max(self._now, seen.at_seconds)
         fact = seen.fact
@@ -316,7 +317,7 @@ class _Judge:
             placements_checked=self._placements_checked,
             pods_seen=len(self._pods_seen),
             nodes_seen=len(self._nodes),
-            seconds=end - self._start if end == end else 0.0,
+            seconds=0.0 if self._start_seconds is None else end - self._start_seconds,
             usd_spent=sum(self._replica_costs.spent_usd.values(), 0.0),
             nodes_usd_spent=sum(self._node_costs.spent_usd.values(), 0.0),
             deployments=_costs(self._replica_costs),
