@@ -228,6 +228,8 @@ class FaultProxy:
             await self._session.close()
         if self._connection is not None:
             await self._connection.close()
+        # aiohttp does not wait for TLS connections that it gave up earlier.
+        await asyncio.sleep(0.05)
         self._runner = self._session = self._connection = None
 
     def write_kubeconfig(self, path: Path) -> Path:
@@ -304,7 +306,12 @@ class FaultProxy:
             headers[setting["key"]] = setting["value"]
         url = configuration.host + request.raw_path
         async with self._session.request(request.method, url, headers=headers, data=body or None) as upstream:
-            yield upstream
+            try:
+                yield upstream
+            finally:
+                # A watch that ends early must be gone upstream as well, at once and with its socket.
+                if upstream.connection is not None and upstream.connection.transport is not None:
+                    upstream.connection.transport.abort()
 
     def _next_hook(self, record: RequestRecord) -> _WriteHook | None:
         if not (record.is_write and self.counts_as_write(record)):

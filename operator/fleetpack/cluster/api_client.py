@@ -55,6 +55,8 @@ only about once a minute (cacher.go, bookmarkFrequency), too rarely for caches t
 WATCH_INACTIVITY_SECONDS = 27.0
 """A watch that is silent for longer than its own end is dead."""
 LIST_PAGE_LIMIT = 500
+TLS_GOODBYE_SECONDS = 0.05
+"""aiohttp closes its pool without waiting for TLS connections that it gave up earlier (docs.aiohttp.org, graceful shutdown)."""
 TOKEN_REFRESH_SECONDS = 300
 """Tokens of exec plugins live for 15 minutes on EKS."""
 
@@ -236,6 +238,7 @@ class KubernetesClient:
             self._refresher.cancel()
             await asyncio.gather(self._refresher, return_exceptions=True)
         await self._connection.close()
+        await asyncio.sleep(TLS_GOODBYE_SECONDS)
 
     async def __aenter__(self) -> KubernetesClient:
         return self
@@ -314,8 +317,11 @@ class KubernetesClient:
             finally:
                 await events.aclose()
         finally:
-            # The stream may be anywhere: the connection is not fit for another request.
+            # The stream may be anywhere: the connection is not fit for another request, and needs no goodbye.
+            transport = response.connection.transport if response.connection is not None else None
             response.close()
+            if transport is not None:
+                transport.abort()
 
     async def create(self, path: str, body: Json, *, dry_run: bool = False) -> Json:
         """Create an object in a collection, or a subresource such as `pods/NAME/binding`."""

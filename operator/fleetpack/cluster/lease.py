@@ -292,10 +292,11 @@ class LeaseElector:
     async def _pause(self) -> None:
         """Wait for the next try; a stop ends the wait."""
         settings = self._settings
-        # The holder keeps to its period; candidates spread, so that they do not all collide when a Lease runs out.
-        stretch = settings.jitter.uniform(0.9, 1.0) if self.is_leading else settings.jitter.uniform(1.0, 1.5)
+        # The holder keeps to its period, and is awake at its deadline; candidates spread, so that they do not all
+        # collide when a Lease runs out.
+        pause_seconds = settings.retry_period_seconds * settings.jitter.uniform(0.9, 1.0 if self.is_leading else 1.5)
         try:
-            async with asyncio.timeout(settings.retry_period_seconds * stretch):
+            async with asyncio.timeout(min(pause_seconds, self._patience_seconds())):
                 await self._stopping.wait()
         except TimeoutError:
             pass
