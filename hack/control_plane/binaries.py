@@ -91,13 +91,12 @@ def _go_build(program: Program, go: GoToolchain, destination: Path) -> None:
         "GOWORK": "off",
     }
     command = [str(go.path), "build", "-v", "-trimpath", "-ldflags", program.linker_flags, "-o", str(destination)]
-    compiled: list[str] = []
+    output: list[str] = []
     expected = _minutes(_expected_seconds(program))
 
     def describe(elapsed_seconds: float) -> str:
-        last = compiled[-1].strip() if compiled else "fetching modules"
-        done = f"{len(compiled)} packages, now {last[:60]}"
-        return f"building {program.name} {program.version}: {elapsed_seconds:.0f} s of about {expected}; {done}"
+        progress = build_progress(output)
+        return f"building {program.name} {program.version}: {elapsed_seconds:.0f} s of about {expected}; {progress}"
 
     with Ticker(describe) as ticker:
         process = subprocess.Popen(
@@ -110,12 +109,21 @@ def _go_build(program: Program, go: GoToolchain, destination: Path) -> None:
         )
         with process:
             assert process.stdout is not None
-            compiled.extend(process.stdout)
+            output.extend(process.stdout)
         elapsed_seconds = ticker.elapsed_seconds
     if process.returncode != 0:
-        end = "".join(compiled[-15:])
+        end = "".join(output[-15:])
         raise ControlPlaneError(f"building {program.name} {program.version} with {go.path} failed:\n{end}")
     say(f"built {program.name} {program.version} in {elapsed_seconds:.0f} s")
+
+
+def build_progress(output: list[str]) -> str:
+    """Say in words how far `go build -v` is: it names modules as it fetches them, then packages as it compiles them."""
+    fetched = sum(line.startswith("go: downloading ") for line in output)
+    compiled = [line.strip() for line in output if not line.startswith("go: ")]
+    if compiled:
+        return f"{len(compiled)} packages compiled, now {compiled[-1][:60]}"
+    return f"{fetched} modules fetched" if fetched else "looking at what is there already"
 
 
 def _cores() -> int:

@@ -9,6 +9,7 @@ Failure: a program that ends or does not answer in time takes the start down wit
 """
 
 import http.client
+import ipaddress
 import shutil
 import ssl
 import time
@@ -141,14 +142,16 @@ def _start_anew(
     """Start every program on free ports; other ports when one of them was taken just then."""
     for attempt in range(1, START_ATTEMPTS + 1):
         layout = Layout(folder=folder, ports=free_ports(PORT_NAMES), binaries=paths, pod_cidr=pod_cidr)
-        layout.logs.mkdir(parents=True)
-        folder.chmod(0o700)
-        # etcd warns about, and newer versions refuse, a data folder that others can read.
-        folder.joinpath("etcd").mkdir(mode=0o700)
-        write_identities(layout)
         state = ClusterState(name=name, layout=layout, processes=(), owner=owner)
+        # The record comes first: a folder that an interrupted start left behind is then known as ours.
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
         write_state(state)
         try:
+            layout.logs.mkdir()
+            # etcd warns about a data folder that others can read.
+            folder.joinpath("etcd").mkdir(mode=0o700)
+            write_identities(layout)
             return _start_missing(state, PROGRAM_NAMES)
         except ControlPlaneError as error:
             port_was_taken = "address already in use" in str(error)
@@ -184,14 +187,17 @@ def _start_missing(state: ClusterState, missing: tuple[str, ...]) -> ClusterStat
     """Start the programs named, in the order of their need, recording each as soon as it exists."""
     for name in ("etcd", "kube-apiserver"):
         if name in missing:
-            state = _start(state, name)
+            state = _start(state, name, state.layout)
     _wait_until(state, "kube-apiserver", lambda: _api_server_is_ready(state.layout))
+    layout = state.layout
     if "kwok" in missing:
-        with ApiClient(state.layout.admin_kubeconfig) as client:
+        with ApiClient(layout.admin_kubeconfig) as client:
             apply_kwok_role(client)
+            _free_node_leases(client)
+            layout = replace(layout, pod_cidr=_unused_addresses(client, layout.pod_cidr))
     rest = tuple(name for name in ("kube-controller-manager", "kube-scheduler", "kwok") if name in missing)
     for name in rest:
-        state = _start(state, name)
+        state = _start(state, name, layout)
     for name in rest:
         _wait_until(state, name, partial(_answers_healthz, state.layout, name))
     # Pods need their namespace's default service account, which the controller manager makes.
@@ -199,8 +205,30 @@ def _start_missing(state: ClusterState, missing: tuple[str, ...]) -> ClusterStat
     return state
 
 
-def _start(state: ClusterState, name: str) -> ClusterState:
-    layout = state.layout
+def _free_node_leases(client: ApiClient) -> None:
+    """Delete the Leases that an earlier kwok held, so that a new one need not wait 40 s until they expire."""
+    path = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
+    for lease in client.get(path)["items"]:
+        name = lease["metadata"]["name"]
+        # A real kubelet holds its Lease under the name of its Node; kwok under an identity of its own.
+        if lease["spec"].get("holderIdentity") != name:
+            client.delete(f"{path}/{name}")
+
+
+def _unused_addresses(client: ApiClient, pod_cidr: str) -> str:
+    """Return the same network, starting after the addresses that Pods have already.
+
+    kwok hands out addresses upwards from the one it is given, and one that was started again does not know which ones
+    an earlier one gave away.
+    """
+    interface = ipaddress.ip_interface(pod_cidr)
+    pods = client.get("/api/v1/pods")["items"]
+    used = [ipaddress.ip_address(address) for pod in pods if (address := pod["status"].get("podIP"))]
+    highest = max((address for address in used if address in interface.network), default=interface.ip)
+    return f"{highest}/{interface.network.prefixlen}"
+
+
+def _start(state: ClusterState, name: str, layout: Layout) -> ClusterState:
     record = start_process(name, command_line(name, layout), log=layout.logs / f"{name}.log")
     others = tuple(other for other in state.processes if other.name != name)
     state = replace(state, processes=(*others, record))
@@ -292,6 +320,12 @@ def _remove(folder: Path) -> None:
         return
     # The last started first: nobody then complains about a server that has gone.
     end_processes(reversed(state.processes))
+    # The record goes last: what is left by an interruption is then still known as ours.
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != STATE_FILE:
+            path.unlink()
     shutil.rmtree(folder)
 
 

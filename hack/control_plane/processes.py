@@ -113,7 +113,17 @@ def _start_time_from_proc(process_id: int) -> str | None:
         boot = PROC.joinpath("sys", "kernel", "random", "boot_id").read_text().strip()
     except OSError:
         return None
-    return None if state in "ZX" else f"{ticks} of boot {boot}"
+    if state in "ZX" and not _has_other_threads(process_id):
+        return None
+    return f"{ticks} of boot {boot}"
+
+
+def _has_other_threads(process_id: int) -> bool:
+    """Tell whether a zombie's other threads are still on their way out: until then its ports stay taken."""
+    try:
+        return len(os.listdir(PROC / str(process_id) / "task")) > 1
+    except OSError:
+        return False
 
 
 def _start_time_from_ps(process_id: int) -> str | None:

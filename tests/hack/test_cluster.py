@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from cluster_fixtures import HACK_CLUSTER, Cluster, run_hack_cluster, wait_for
+from cluster_fixtures import HACK_CLUSTER, Cluster, Write, run_hack_cluster, wait_for
 from control_plane.api_client import ApiClient, ApiError
 from control_plane.ports import is_free
 from simulated_nodes import SimulatedNode
@@ -278,12 +278,52 @@ def test_should_find_the_matching_kubectl(cluster: Cluster) -> None:
     assert versions["clientVersion"]["gitVersion"] == versions["serverVersion"]["gitVersion"]
 
 
+def test_should_keep_address_and_start_of_a_pod_that_is_changed_while_it_starts(admin: ApiClient, pods: str) -> None:
+    names = [f"p{number}" for number in range(20)]
+    for name in names:
+        admin.create(pods, pod(name, startup_seconds="0.5"))
+    seen: dict[str, set[str]] = {name: set() for name in names}
+    patches = 0
+    while not all(is_ready(admin, f"{pods}/{name}") for name in names):
+        for name in names:
+            patches += 1
+            found = admin.patch(f"{pods}/{name}", {"metadata": {"annotations": {"touched": str(patches)}}})
+            seen[name].add(found["status"].get("podIP", ""))
+    addresses = {name: seen[name] - {""} for name in names}
+
+    assert {name: len(found) for name, found in addresses.items()} == dict.fromkeys(names, 1)
+    assert len(set.union(*addresses.values())) == len(names)
+
+
+def test_should_delete_a_pod_once_and_spare_the_next_of_its_name(cluster: Cluster, admin: ApiClient, pods: str) -> None:
+    position = cluster.audit_position()
+    for _ in range(10):
+        admin.create(pods, pod("again", startup_seconds="0"))
+        wait_for(partial(is_ready, admin, f"{pods}/again"), what="Pod again Ready")
+        admin.delete(f"{pods}/again")
+        wait_for(partial(is_gone, admin, f"{pods}/again"), what="Pod again gone")
+    admin.create(pods, pod("again", startup_seconds="0"))
+
+    wait_for(partial(is_ready, admin, f"{pods}/again"), what="Pod again Ready")
+    time.sleep(0.5)
+
+    assert cluster.writes(start_at=position)[Write(user="kwok", verb="delete", resource="pods")] == 10
+    assert is_ready(admin, f"{pods}/again")
+
+
 class TestLifeCycle:
     """Clusters of their own, beside the session's."""
 
     @pytest.fixture
     def state(self, tmp_path: Path) -> Path:
         return tmp_path / "state"
+
+    PODS = "/api/v1/namespaces/default/pods"
+
+    def running_address(self, client: ApiClient, name: str) -> str:
+        client.create(self.PODS, pod(name, startup_seconds="0"))
+        found = wait_for(partial(is_ready, client, f"{self.PODS}/{name}"), what=f"Pod {name} Ready")
+        return str(found["status"]["podIP"])
 
     def call(self, state: Path, *arguments: str) -> str:
         return run_hack_cluster(*arguments, "--name", "own", "--state", str(state))
@@ -307,21 +347,23 @@ class TestLifeCycle:
             self.call(state, "up")
             assert self.status(state)["programs"][1]["process_id"] == first["programs"][1]["process_id"]
 
-            # Half dead: only what died is started anew, and the data is still there.
+            # Half dead: only what died is started anew, on the data that is there.
             with ApiClient(Path(kubeconfig)) as client:
-                client.create(
-                    "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kept"}}
-                )
-            scheduler = first["programs"][3]
-            os.kill(scheduler["process_id"], signal.SIGKILL)
+                client.create("/api/v1/nodes", SimulatedNode(name="node").manifest())
+                before = self.running_address(client, "before")
+            for program in first["programs"][3:]:
+                os.kill(program["process_id"], signal.SIGKILL)
             wait_for(lambda: not self.status(state)["healthy"], what="the cluster not healthy")
             self.call(state, "up")
             repaired = self.status(state)
             assert repaired["healthy"]
-            assert repaired["programs"][1]["process_id"] == first["programs"][1]["process_id"]
-            assert repaired["programs"][3]["process_id"] != scheduler["process_id"]
+            assert [
+                old["process_id"] == new["process_id"]
+                for old, new in zip(first["programs"], repaired["programs"], strict=True)
+            ] == [True, True, True, False, False]
             with ApiClient(Path(kubeconfig)) as client:
-                assert client.get("/api/v1/namespaces/kept")["status"]["phase"] == "Active"
+                assert client.get(f"{self.PODS}/before")["status"]["podIP"] == before
+                assert self.running_address(client, "after") != before
         finally:
             began_at_seconds = time.monotonic()
             self.call(state, "down")
@@ -329,7 +371,7 @@ class TestLifeCycle:
 
         assert took_seconds < 5
         assert list(state.parent.iterdir()) == []
-        assert all(is_free(program["port"]) for program in repaired["programs"])
+        assert [program["name"] for program in repaired["programs"] if not is_free(program["port"])] == []
         assert self.status(state) == {"name": "own", "healthy": False, "programs": []}
 
     def test_should_refuse_a_state_folder_that_holds_something_else(self, state: Path) -> None:

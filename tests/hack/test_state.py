@@ -1,16 +1,19 @@
 """The record of a cluster, its lock, and its ports."""
 
+import os
 import socket
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from control_plane.cluster import down, remove_ownerless
 from control_plane.command_lines import PORT_NAMES, Layout, command_line
 from control_plane.errors import ControlPlaneError
 from control_plane.folders import cache_root, cluster_folder, exclusive_lock
 from control_plane.ports import free_ports, is_free
-from control_plane.processes import ProcessRecord
+from control_plane.processes import ProcessRecord, start_time
 from control_plane.state import ClusterState, read_state, write_state
 
 
@@ -115,3 +118,35 @@ def test_should_listen_on_loopback_alone(name: str, tmp_path: Path) -> None:
 
     assert "0.0.0.0" not in arguments
     assert "127.0.0.1" in arguments
+
+
+def record_cluster(folder: Path, *, owner: ProcessRecord | None) -> None:
+    folder.mkdir(parents=True)
+    write_state(ClusterState(name=folder.name, layout=layout(folder), processes=(), owner=owner))
+
+
+def test_should_remove_the_clusters_whose_owner_has_ended(tmp_path: Path) -> None:
+    started = start_time(os.getpid())
+    assert started is not None
+    living = ProcessRecord(name="owner", process_id=os.getpid(), started=started)
+    record_cluster(tmp_path / "kept-by-hand", owner=None)
+    record_cluster(tmp_path / "of-a-living-run", owner=living)
+    record_cluster(tmp_path / "of-a-dead-run", owner=replace(living, started="1 of boot another"))
+
+    removed = remove_ownerless(tmp_path)
+
+    assert removed == ("of-a-dead-run",)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept-by-hand", "of-a-living-run"]
+
+
+def test_should_remove_what_an_interrupted_start_left(tmp_path: Path) -> None:
+    record_cluster(tmp_path / "half", owner=None)
+    (tmp_path / "half" / "pki").mkdir()
+
+    assert down(tmp_path / "half")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_should_have_nothing_to_take_down_where_nothing_is(tmp_path: Path) -> None:
+    assert not down(tmp_path / "absent")

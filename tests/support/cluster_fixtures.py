@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +30,15 @@ T = TypeVar("T")
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HACK_CLUSTER = REPOSITORY / "hack" / "cluster"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Write:
+    """Who asked the API server to change what: `create`, `pods/binding`."""
+
+    user: str
+    verb: str
+    resource: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +83,19 @@ class Cluster:
             content = file.read()
         whole = content[: content.rfind(b"\n") + 1]
         return [json.loads(line) for line in whole.splitlines()]
+
+    def writes(self, *, start_at: int = 0) -> "Counter[Write]":
+        """Return how often each user wrote what since the position, refused requests included."""
+        return Counter(
+            Write(
+                user=event["user"]["username"],
+                verb=event["verb"],
+                resource="/".join(
+                    part for part in (event["objectRef"]["resource"], event["objectRef"].get("subresource")) if part
+                ),
+            )
+            for event in self.audit_events(start_at=start_at)
+        )
 
     def audit_position(self) -> int:
         """Return where the audit log ends now."""
