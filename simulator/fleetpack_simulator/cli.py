@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import signal
@@ -22,7 +21,6 @@ from rich.console import Console
 from rich.table import Table
 
 from fleetpack.core.cores import parse_cores
-from fleetpack_simulator.kubeconfig import read_kubeconfig
 from fleetpack_simulator.load import (
     Endpoints,
     LoadSummary,
@@ -31,8 +29,9 @@ from fleetpack_simulator.load import (
     Replayer,
     ReplayOptions,
     StaticEndpoints,
+    prefer_punctuality,
 )
-from fleetpack_simulator.pods import DEPLOYMENT_LABEL, SERVING_LABEL, PodWatcher
+from fleetpack_simulator.pods import DEPLOYMENT_LABEL, SERVING_LABEL, watching
 from fleetpack_simulator.registry import PodRegistry, Registry, StaticRegistry
 from fleetpack_simulator.server import start_server
 from fleetpack_simulator.settings import PREFIX, replica_settings
@@ -113,9 +112,8 @@ def _single_replica(given: dict[str, str | float | None]) -> StaticRegistry:
 
 
 async def _serve_pods(kubeconfig: Path, port: int) -> None:
-    watcher = PodWatcher(read_kubeconfig(kubeconfig), label_selector=DEPLOYMENT_LABEL)
-    registry = PodRegistry(watcher)
-    async with _running(watcher):
+    async with watching(kubeconfig, label_selector=DEPLOYMENT_LABEL) as watcher:
+        registry = PodRegistry(watcher)
         await _serve_until_stopped(registry, port, drain_seconds=0.0, loopback_only=True)
 
 
@@ -128,17 +126,6 @@ async def _serve_until_stopped(registry: Registry, port: int, *, drain_seconds: 
     click.echo(f"serving on port {server.port}")
     await stopped.wait()
     await server.close()
-
-
-@contextlib.asynccontextmanager
-async def _running(watcher: PodWatcher) -> AsyncIterator[None]:
-    task = asyncio.create_task(watcher.run())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,9 +229,7 @@ async def _load(
     async with _endpoints(target) as endpoints:
         replayer = Replayer(endpoints, ReplayOptions(model=model))
         runner = None if status_port is None else await _serve_status(replayer, status_port)
-        # What exists now stays; without it in the way, collections are short and the lag stays small.
-        gc.collect()
-        gc.freeze()
+        prefer_punctuality()
         progress = asyncio.create_task(_tell_progress(replayer, len(requests)))
         try:
             return await replayer.run(requests)
@@ -261,9 +246,8 @@ async def _endpoints(target: _Target) -> AsyncIterator[Endpoints]:
         return
     namespace, _, name = target.deployment.partition("/")
     selector = f"{DEPLOYMENT_LABEL}={name},{SERVING_LABEL}=true"
-    watcher = PodWatcher(read_kubeconfig(target.kubeconfig), label_selector=selector, namespace=namespace)
-    endpoints = PodEndpoints(watcher, port=target.port)
-    async with _running(watcher):
+    async with watching(target.kubeconfig, label_selector=selector, namespace=namespace) as watcher:
+        endpoints = PodEndpoints(watcher, port=target.port)
         await watcher.synced.wait()
         yield endpoints
 

@@ -1,31 +1,26 @@
-"""Follows Pods through list and watch, and keeps the last known view of each: who serves, where, and with which settings.
+"""Follows Pods and tells of each change: who serves, where, and with which settings.
 
-This is the simulator's own eye on the cluster, for the real-time server and the load replayer alone; it writes nothing. It is told
-of a lost history (410) by relisting, and of a broken connection by trying again after a short, growing pause, keeping its last
-view meanwhile: simulated replicas go on answering while the API server is away. Pods are compared by UID, so a Pod that was
-deleted and made anew under its name is a new one.
+This is the simulator's own eye on the cluster, for the real-time server and the load replayer alone; it writes nothing. Lists,
+watches, lost histories and broken connections are the operator's reflector's work; while the API server is away the last view stays,
+and simulated replicas go on answering. A Pod that was deleted and made anew under its name is a new one, by its UID.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
+import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-import aiohttp
-
-from fleetpack_simulator.kubeconfig import ApiAccess
+from fleetpack.cluster.api_client import KubernetesClient, Selector, resource_path
+from fleetpack.cluster.reflector import Key, Reflector, ReflectorSettings
 
 DEPLOYMENT_LABEL = "fleetpack.dev/deployment"
 SERVING_LABEL = "fleetpack.dev/serving"
 CORES_ANNOTATION = "fleetpack.dev/cores"
 ALLOCATED_CORES_ANNOTATION = "fleetpack.dev/allocated-cores"
-
-_log = logging.getLogger(__name__)
-_LONGEST_PAUSE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,85 +68,65 @@ Listener = Callable[[PodView | None, PodView | None], None]
 
 
 class PodWatcher:
-    """Pods that match a label selector; `run()` keeps `pods` up to date until it is cancelled."""
+    """The Pods that match a label selector. `synced` is set once the first list has been told to the listeners."""
 
-    def __init__(self, access: ApiAccess, *, label_selector: str, namespace: str | None = None) -> None:
+    def __init__(self, client: KubernetesClient, *, label_selector: str, namespace: str | None = None) -> None:
         self.pods: dict[str, PodView] = {}
+        """By UID."""
         self.synced = asyncio.Event()
-        self._access = access
-        self._selector = label_selector
-        self._path = f"api/v1/namespaces/{namespace}/pods" if namespace else "api/v1/pods"
         self._listeners: list[Listener] = []
+        self._seen: list[PodView] = []
+        self._reflector = Reflector(
+            client,
+            resource_path("v1", "pods", namespace),
+            self._project,
+            on_change=self._tell_seen,
+            on_deleted=self._deleted,
+            settings=ReflectorSettings(selector=Selector(labels=label_selector)),
+        )
 
     def listen(self, listener: Listener) -> None:
         """Have `listener` called on every change from now on."""
         self._listeners.append(listener)
 
     async def run(self) -> None:
-        """List, watch, and begin again when the stream ends; returns only by cancellation."""
-        pause_seconds = 0.1
-        async with self._access.session() as session:
-            while True:
-                try:
-                    version = await self._list(session)
-                    pause_seconds = 0.1
-                    await self._watch(session, version)
-                except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError) as error:
-                    _log.warning(
-                        "watching Pods: %s; trying again in %.1f s", error or type(error).__name__, pause_seconds
-                    )
-                    await asyncio.sleep(pause_seconds)
-                    pause_seconds = min(_LONGEST_PAUSE_SECONDS, pause_seconds * 2)
+        """Follow until cancelled."""
+        await self._reflector.run()
 
-    async def _list(self, session: aiohttp.ClientSession) -> str:
-        async with session.get(self._path, params={"labelSelector": self._selector}) as response:
-            response.raise_for_status()
-            content = await response.json()
-        views = {view.uid: view for view in map(pod_view, content["items"])}
-        for uid in [uid for uid in self.pods if uid not in views]:
-            self._change(self.pods[uid], None)
-        for view in views.values():
-            self._change(self.pods.get(view.uid), view)
+    def _project(self, pod: Mapping[str, Any]) -> PodView:
+        view = pod_view(pod)
+        # The reflector says that something changed, not what; comparing all Pods on each event would be quadratic.
+        self._seen.append(view)
+        return view
+
+    def _tell_seen(self) -> None:
+        seen, self._seen = self._seen, []
+        for view in seen:
+            before = self.pods.get(view.uid)
+            if before != view and self._reflector.store.get((view.namespace, view.name)) == view:
+                self.pods[view.uid] = view
+                self._tell(before, view)
         self.synced.set()
-        version: str = content["metadata"]["resourceVersion"]
-        return version
 
-    async def _watch(self, session: aiohttp.ClientSession, version: str) -> None:
-        while True:
-            async for event in self._events(session, version):
-                kind, content = event["type"], event["object"]
-                if kind == "ERROR":
-                    _log.info("watching Pods: listing anew: %s", content.get("message"))
-                    return
-                version = content["metadata"]["resourceVersion"]
-                if kind == "BOOKMARK":
-                    continue
-                view = pod_view(content)
-                self._change(self.pods.get(view.uid), None if kind == "DELETED" else view)
+    def _deleted(self, _: Key, last: PodView) -> None:
+        before = self.pods.pop(last.uid, None)
+        if before is not None:
+            self._tell(before, None)
 
-    async def _events(self, session: aiohttp.ClientSession, version: str) -> AsyncIterator[dict[str, Any]]:
-        parameters = {
-            "watch": "true",
-            "allowWatchBookmarks": "true",
-            "resourceVersion": version,
-            "labelSelector": self._selector,
-            "timeoutSeconds": "300",
-        }
-        async with session.get(self._path, params=parameters) as response:
-            response.raise_for_status()
-            rest = b""
-            async for chunk in response.content.iter_any():
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    if line:
-                        yield json.loads(line)
-
-    def _change(self, before: PodView | None, after: PodView | None) -> None:
-        if before == after:
-            return
-        if after is not None:
-            self.pods[after.uid] = after
-        elif before is not None:
-            del self.pods[before.uid]
+    def _tell(self, before: PodView | None, after: PodView | None) -> None:
         for listener in self._listeners:
             listener(before, after)
+
+
+@contextlib.asynccontextmanager
+async def watching(kubeconfig: Path, *, label_selector: str, namespace: str | None = None) -> AsyncIterator[PodWatcher]:
+    """Give a watcher that runs as long as the context; add listeners before the first await to miss nothing."""
+    async with await KubernetesClient.from_kubeconfig(kubeconfig) as client:
+        watcher = PodWatcher(client, label_selector=label_selector, namespace=namespace)
+        task = asyncio.create_task(watcher.run(), name=f"watch Pods {label_selector}")
+        try:
+            yield watcher
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task

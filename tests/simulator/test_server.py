@@ -87,7 +87,8 @@ async def test_should_send_the_first_token_when_its_prefill_is_done_and_then_a_f
 ) -> None:
     moments, objects = await stream(session, url(server, FIRST), {"prompt_tokens": 1000, "max_tokens": 200})
 
-    assert moments[0] == pytest.approx(prefill_seconds(settings().profile, 1000), abs=0.03)
+    expected_seconds = prefill_seconds(settings().profile, 1000)
+    assert expected_seconds <= moments[0] < moments[-1]
     texts = [one["choices"][0]["text"] for one in objects]
     assert texts[0] == " tok"
     assert "".join(texts) == " tok" * 200
@@ -95,7 +96,7 @@ async def test_should_send_the_first_token_when_its_prefill_is_done_and_then_a_f
     assert len(objects) <= 2 + moments[-1] * 4
     assert objects[-1]["usage"] == {"prompt_tokens": 1000, "completion_tokens": 200, "total_tokens": 1200}
     assert objects[-1]["choices"][0]["finish_reason"] == "length"
-    assert objects[-1]["fleetpack"]["queue_seconds"] == 0
+    assert objects[-1]["fleetpack"] == {"queue_seconds": 0, "prefill_seconds": pytest.approx(expected_seconds)}
 
 
 async def test_should_answer_in_one_piece_when_no_stream_is_asked_for(
@@ -125,7 +126,7 @@ async def test_should_keep_the_replicas_apart_by_the_address_that_is_called(
 async def test_should_show_running_and_waiting_under_the_names_of_vllm(
     server: RunningServer, session: aiohttp.ClientSession
 ) -> None:
-    body = {"prompt_tokens": 10, "max_tokens": 100}
+    body = {"prompt_tokens": 10, "max_tokens": 150}
     streams = [asyncio.create_task(stream(session, url(server, SECOND), body)) for _ in range(3)]
     await asyncio.sleep(0.1)
 
@@ -138,7 +139,7 @@ async def test_should_show_running_and_waiting_under_the_names_of_vllm(
     assert during["vllm:kv_cache_usage_perc"] > 0
     assert after["vllm:num_requests_running"] == after["vllm:num_requests_waiting"] == 0
     assert after["vllm:prompt_tokens_total"] == 30
-    assert after["vllm:generation_tokens_total"] == 300
+    assert after["vllm:generation_tokens_total"] == 450
     assert after["vllm:request_success_totallength"] == 3
     for name in ("time_to_first_token_seconds", "e2e_request_latency_seconds", "request_queue_time_seconds"):
         assert after[f"vllm:{name}_count"] == 3
@@ -176,10 +177,11 @@ async def test_should_free_the_slot_of_a_client_that_goes_away(
     await asyncio.sleep(0.1)
 
     running.cancel()
-    await asyncio.sleep(0.1)
+    # The next request gets the only slot.
+    await stream(session, url(server, SECOND), {"prompt_tokens": 10, "max_tokens": 2})
 
     after = await metrics(session, server, SECOND)
-    assert (after["vllm:num_requests_running"], after["vllm:request_success_totalabort"]) == (0, 1)
+    assert (after["vllm:request_success_totalabort"], after["vllm:request_success_totallength"]) == (1, 1)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,89 @@
+"""`fleetpack-sim serve` and `load` as programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from fleetpack_simulator.cli import main
+
+ENGINE = {
+    "FLEETPACK_ENGINE_MODEL": "tiny",
+    "FLEETPACK_ENGINE_PARAMETERS_BILLIONS": "1",
+    "FLEETPACK_ENGINE_ACCELERATOR": "inferentia2",
+    "NEURON_RT_VISIBLE_CORES": "2-5",
+}
+
+
+def invoke(*arguments: str, **environment: str | None) -> Result:
+    return CliRunner().invoke(main, arguments, env=environment)
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """The port of a replica that runs as its own program, as in a container."""
+    command = [sys.executable, "-m", "fleetpack_simulator.cli", "serve", "--port", "0"]
+    environment = {**os.environ, **ENGINE, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as process:
+        assert process.stdout is not None
+        first_line = process.stdout.readline()
+        yield int(first_line.rpartition(" ")[2])
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+
+
+def test_should_serve_in_a_container_and_write_the_summary_of_a_load(port: int, tmp_path: Path) -> None:
+    summary_path = tmp_path / "summary.json"
+
+    result = invoke(
+        "load",
+        *("--generator", "constant", "--option", "rate_per_second=20", "--option", "output_tokens=5"),
+        *("--duration", "1", "--address", f"127.0.0.1:{port}", "--json", str(summary_path)),
+    )
+
+    summary = json.loads(summary_path.read_text())
+    assert summary["completed"] == summary["requests"] > 5
+    assert result.exit_code == (0 if summary["is_valid"] else 1), result.output
+    assert "time to first token" in result.output
+
+
+def test_should_not_start_without_cores() -> None:
+    result = invoke(
+        "serve", "--model-parameters-billions", "1", "--accelerator", "inferentia2", NEURON_RT_VISIBLE_CORES=None
+    )
+
+    assert result.exit_code == 2
+    assert "NEURON_RT_VISIBLE_CORES is not set: this container was given no cores; use --cores N" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["load"], "give exactly one of --trace and --generator"),
+        (["load", "--generator", "sine"], "give --deployment NAMESPACE/NAME with --kubeconfig, or --address HOST:PORT"),
+        (
+            ["load", "--generator", "sine", "--address", "a:1", "--option", "color=red"],
+            "with one of duration_seconds, rate",
+        ),
+        (["load", "--generator", "sine", "--address", "a:1", "--option", "seed=red"], "'red' is no int"),
+        (["load", "--generator", "sine", "--address", "a:1", "--speed", "0"], "speed is 0.0, it must be above zero"),
+        (["serve", "--cores", "2", "--accelerator", "inferentia2"], "PARAMETERS_BILLIONS is not set"),
+        (
+            ["serve", "--cores", "2", "--model-parameters-billions", "8", "--accelerator", "inferentia"],
+            "do not fit 2 cores",
+        ),
+    ],
+)
+def test_should_say_what_is_wrong_and_exit_with_2(arguments: list[str], message: str) -> None:
+    result = invoke(*arguments)
+
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.replace("│", " ").split())
