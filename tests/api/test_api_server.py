@@ -53,11 +53,11 @@ def test_should_establish_each_crd_with_a_structural_schema(kubectl: Kubectl, re
 
 @pytest.mark.parametrize("how", ["client-side", "server-side"])
 @pytest.mark.parametrize("path", EXAMPLES, ids=[path.stem for path in EXAMPLES])
-def test_should_take_every_example(kubectl: Kubectl, namespace: str, path: Path, how: str) -> None:
+def test_should_take_every_example(kubectl: Kubectl, path: Path, how: str) -> None:
     options = ("--server-side", "--force-conflicts") if how == "server-side" else ()
 
     # A dry run: pools are cluster-scoped, and none of the tests around may find one that it did not make.
-    answer = kubectl.run("apply", *options, "--dry-run=server", "-n", namespace, "-f", str(path))
+    answer = kubectl.run("apply", *options, "--dry-run=server", "-f", str(path))
 
     assert answer.returncode == 0, answer.stderr
     assert "Warning" not in answer.stderr
@@ -100,11 +100,11 @@ def test_should_show_every_default_in_the_object(kubectl: Kubectl, namespace: st
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=[path.stem for path in EXAMPLES])
-def test_should_have_the_same_defaults_as_the_models(kubectl: Kubectl, namespace: str, path: Path) -> None:
+def test_should_have_the_same_defaults_as_the_models(kubectl: Kubectl, path: Path) -> None:
     manifest = yaml.safe_load(path.read_text())
     model = {"InferenceDeployment": InferenceDeployment, "AcceleratorPool": AcceleratorPool}[manifest["kind"]]
 
-    answer = kubectl.run("apply", "--dry-run=server", "-n", namespace, "-o", "json", "-f", str(path))
+    answer = kubectl.run("apply", "--dry-run=server", "-o", "json", "-f", str(path))
 
     stored = json.loads(answer.stdout)["spec"]
     assert model.parse(manifest).to_manifest()["spec"] == stored
