@@ -47,3 +47,12 @@ cluster-up: setup ## Start a real control plane on this machine (NAME=x for anot
 .PHONY: cluster-down
 cluster-down: setup ## End that control plane and remove its state
 	@$(BIN)/python hack/cluster --name $(or $(NAME),default) down
+
+# TRACE=FILE replays a trace, KEEP=1 leaves everything running, LOAD_SECONDS=n sets how long the load lasts.
+.PHONY: demo
+demo: setup ## Show it all at work on a real control plane (TRACE=FILE, KEEP=1; four minutes, the first time ten more to build)
+	@$(BIN)/python hack/demo $(if $(TRACE),--trace $(TRACE)) $(if $(KEEP),--keep) $(if $(LOAD_SECONDS),--seconds $(LOAD_SECONDS)) $(if $(JSON),--json $(JSON))
+
+.PHONY: demo-down
+demo-down: setup ## End what `make demo KEEP=1` left running
+	@$(BIN)/python hack/cluster --name demo down

@@ -1,0 +1,52 @@
+"""`hack/demo`: options, exit codes, and what is left running with --keep."""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from control_plane.folders import cluster_folder
+from demonstration.running import Demo, Options, fresh_folder
+from demonstration.summary import show
+from fleetpack.cluster.errors import KubernetesError
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--trace",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Replay this trace (CSV or JSONL, gzip or not) instead of a generated load.",
+)
+@click.option("--seconds", default=110.0, show_default=True, help="How long the load is replayed.")
+@click.option("--keep", is_flag=True, help="Leave cluster, operator and engines running.")
+@click.option(
+    "--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the summary there too."
+)
+@click.option("--name", default="demo", show_default=True, help="Name of the cluster.")
+@click.option("--plain", is_flag=True, help="Print the picture now and then instead of redrawing it.")
+def main(trace: Path | None, seconds: float, keep: bool, json_path: Path | None, name: str, plain: bool) -> None:
+    """Show fleetpack at work: a real control plane, real HTTP, a replayed load, and a live picture of every core."""
+    console = Console()
+    folder = fresh_folder(name)
+    options = Options(name=name, trace=trace, load_seconds=seconds, keep=keep, plain=plain)
+    try:
+        summary = asyncio.run(Demo(options=options, console=console, folder=folder).run())
+    except (RuntimeError, KubernetesError) as error:
+        console.print(f"[bold red]demo: {error}[/]", highlight=False)
+        sys.exit(2)
+    show(summary, console)
+    target = json_path or folder / "summary.json"
+    target.write_text(json.dumps(summary.as_json(), indent=2) + "\n")
+    console.print(f"summary: {target}; logs: {folder}", highlight=False)
+    if keep:
+        kubeconfig = cluster_folder(name) / "kubeconfigs" / "admin.kubeconfig"
+        console.print(
+            f"still running. Try:\n  export KUBECONFIG={kubeconfig}\n  kubectl get infd,accpool -A\n"
+            f"  kubectl describe infd llama-8b\n  kubectl scale infd llama-8b --replicas=3   (after spec.mode: Manual)\n"
+            f"end it with: make demo-down",
+            highlight=False,
+        )
+    sys.exit(1 if summary.problems else 0)

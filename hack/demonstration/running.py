@@ -1,0 +1,314 @@
+"""The demo from the first process to the summary, in stages that each say what they are doing.
+
+Concept: cluster, installation, operator, engines, manifests, load, quiet end, check. Boundary: everything that is decided is decided
+by the operator; here things are only started, followed and counted. Failure: a process of ours that ends early, a fleet that does
+not come up in time, or a cluster that does not answer ends the demo with exit code 2 and the reason; a broken invariant or a load
+that was replayed too late ends it with 1.
+"""
+
+import asyncio
+import contextlib
+import json
+import shutil
+import socket
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from rich.console import Console
+from rich.live import Live
+
+from control_plane import cluster
+from control_plane.api_client import ApiClient
+from control_plane.folders import cluster_folder
+from control_plane.identities import mint_service_account
+from demonstration.picture import COLOURS, Frame, ModelLine, draw
+from demonstration.processes import DemoProcess
+from demonstration.summary import DemoSummary, summarize
+from demonstration.world import PATHS, World
+from fleetpack.cluster.api_client import KubernetesClient
+from installation import NAMESPACE, REPOSITORY, SERVICE_ACCOUNT, apply_file, install
+
+MANIFESTS = (REPOSITORY / "examples/demo/pool.yaml", REPOSITORY / "examples/demo/models.yaml")
+READY_LIMIT_SECONDS = 60.0
+QUIET_SECONDS = 55.0
+"""After the load: long enough for the surplus to be given up and for empty nodes to go."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadPlan:
+    """Which part of a trace is replayed against one model."""
+
+    deployment: str
+    start_seconds: float
+    speed: float
+    duration_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How the demo runs."""
+
+    name: str = "demo"
+    trace: Path | None = None
+    load_seconds: float = 110.0
+    keep: bool = False
+    json_path: Path | None = None
+    plain: bool = False
+
+
+@dataclass(slots=True)
+class Demo:
+    """One run of the demo."""
+
+    options: Options
+    console: Console
+    folder: Path
+    world: World = field(default_factory=World)
+    history: dict[str, deque[int]] = field(default_factory=dict)
+    decisions: list[str] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+    started_at: float = field(default_factory=time.monotonic)
+    stage: str = ""
+    operator_port: int = 0
+    _stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
+    _processes: list[DemoProcess] = field(default_factory=list)
+    _loads: dict[str, DemoProcess] = field(default_factory=dict)
+
+    async def run(self) -> DemoSummary:
+        """Run the demo; returns what happened."""
+        folder = cluster_folder(self.options.name)
+        self._say(
+            "bring up a control plane: etcd, API server, scheduler, controller manager, kwok (built once, then seconds)"
+        )
+        state = await asyncio.to_thread(cluster.up, self.options.name, folder)
+        admin = state.layout.admin_kubeconfig
+        try:
+            async with self._stack:
+                operator_kubeconfig = await asyncio.to_thread(self._install, state)
+                async with await KubernetesClient.from_kubeconfig(admin) as client:
+                    for resource in PATHS:
+                        await self._background(self.world.follow(client, resource))
+                    await self._start_operator(operator_kubeconfig, admin)
+                    async with self._picture():
+                        return await self._act(admin)
+        finally:
+            if not self.options.keep:
+                self._say("take the control plane down")
+                await asyncio.to_thread(cluster.down, folder)
+
+    def _install(self, state: Any) -> Path:
+        self._say("install the CRDs and the operator's own, least-privilege RBAC from the Helm chart")
+        with ApiClient(state.layout.admin_kubeconfig) as client:
+            install(client)
+            return Path(mint_service_account(client, state.layout, namespace=NAMESPACE, name=SERVICE_ACCOUNT))
+
+    async def _start_operator(self, kubeconfig: Path, admin: Path) -> None:
+        self._say("start the operator (as its service account) and the process that plays every replica's engine")
+        self.operator_port = _free_port()
+        await self._start(
+            "operator",
+            "fleetpack",
+            "operator",
+            "run",
+            f"--kubeconfig={kubeconfig}",
+            "--http-host=127.0.0.1",
+            f"--http-port={self.operator_port}",
+        )
+        await self._start("engines", "fleetpack-sim", "serve", f"--kubeconfig={admin}", "--port=8000")
+        await self._background(self._follow_metrics())
+
+    async def _act(self, admin: Path) -> DemoSummary:
+        self._say("apply examples/demo: one pool, two models")
+        with ApiClient(admin) as client:
+            for file in MANIFESTS:
+                await asyncio.to_thread(apply_file, client, file)
+        await self._until_ready()
+        for plan in load_plans(self.options.load_seconds):
+            await self._start_load(plan, admin)
+        what = (
+            self.options.trace.name
+            if self.options.trace
+            else "a generated load in the shape of a production chat trace"
+        )
+        self._say(f"replay {what}; only the arrivals are compressed, cold starts are 5 and 8 s")
+        for load in self._loads.values():
+            await load.wait()
+        self._say("the load has ended: surplus replicas are drained, empty nodes are given back")
+        await asyncio.sleep(QUIET_SECONDS)
+        for process in self._processes:
+            process.require_running()
+        return summarize(
+            self.world.recorder.report(time.time()),
+            {name: self._load_result(name) for name in self._loads},
+            {name: tuple(numbers) for name, numbers in self.history.items()},
+            time.monotonic() - self.started_at,
+        )
+
+    async def _until_ready(self) -> None:
+        self._say("wait until each model has its first replica: nodes boot, replicas load")
+        deadline = time.monotonic() + READY_LIMIT_SECONDS
+        while time.monotonic() < deadline:
+            models = self.world.all("inferencedeployments")
+            if models and all(model.get("status", {}).get("readyReplicas", 0) >= 1 for model in models):
+                return
+            for process in self._processes:
+                process.require_running()
+            await asyncio.sleep(0.2)
+        raise RuntimeError(f"no ready replica after {READY_LIMIT_SECONDS:.0f} s; see {self.folder / 'operator.log'}")
+
+    async def _start_load(self, plan: LoadPlan, admin: Path) -> None:
+        source = ["--trace", str(self.options.trace)] if self.options.trace else ["--generator", "production_chat"]
+        name = plan.deployment
+        self._loads[name] = await DemoProcess.start(
+            f"load-{name}",
+            self.folder,
+            "fleetpack-sim",
+            "load",
+            *source,
+            f"--start={plan.start_seconds}",
+            f"--speed={plan.speed}",
+            f"--duration={plan.duration_seconds}",
+            f"--deployment=default/{name}",
+            f"--kubeconfig={admin}",
+            f"--json={self.folder / f'load-{name}.json'}",
+        )
+        self._stack.push_async_callback(self._loads[name].end)
+
+    def _load_result(self, name: str) -> dict[str, Any]:
+        file = self.folder / f"load-{name}.json"
+        if not file.exists():
+            raise RuntimeError(f"the load of {name} ended without a result; see {self.folder / f'load-{name}.log'}")
+        result: dict[str, Any] = json.loads(file.read_text())
+        return result
+
+    async def _start(self, name: str, *command: str) -> None:
+        process = await DemoProcess.start(name, self.folder, *command)
+        self._processes.append(process)
+        if not self.options.keep:
+            self._stack.push_async_callback(process.end)
+
+    async def _background(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+
+        async def stop() -> None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+        self._stack.push_async_callback(stop)
+
+    async def _follow_metrics(self) -> None:
+        """Read the operator's metrics each second: queue and rate move faster than status, which is coarse on purpose."""
+        async with aiohttp.ClientSession() as session:
+            while True:
+                with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                    async with session.get(f"http://127.0.0.1:{self.operator_port}/metrics") as response:
+                        self.metrics = _samples(await response.text())
+                await asyncio.sleep(1.0)
+
+    @contextlib.asynccontextmanager
+    async def _picture(self) -> AsyncIterator[None]:
+        """Draw each second; without a terminal print the picture every 15 s."""
+        if self.options.plain or not self.console.is_terminal:
+            task = asyncio.create_task(self._draw_every(15.0, self.console.print))
+            try:
+                yield
+            finally:
+                task.cancel()
+        else:
+            with Live(console=self.console, auto_refresh=False) as live:
+                task = asyncio.create_task(self._draw_every(1.0, lambda frame: live.update(frame, refresh=True)))
+                try:
+                    yield
+                finally:
+                    task.cancel()
+
+    async def _draw_every(self, interval_seconds: float, show: Any) -> None:
+        drawn_at = 0.0
+        while True:
+            frame = self.frame()
+            if time.monotonic() - drawn_at >= interval_seconds:
+                show(draw(frame))
+                drawn_at = time.monotonic()
+            await asyncio.sleep(1.0)
+
+    def frame(self) -> Frame:
+        """Return the picture of this moment, and remember the number of replicas."""
+        models = []
+        for index, own in enumerate(self.world.all("inferencedeployments")):
+            name, status = own["metadata"]["name"], own.get("status", {})
+            label = f'deployment="default/{name}"'
+            models.append(
+                ModelLine(
+                    name=name,
+                    letter="ABCDEFGH"[index],
+                    colour=COLOURS[index],
+                    mode=own["spec"]["mode"],
+                    desired=status.get("desiredReplicas", 0),
+                    ready=status.get("readyReplicas", 0),
+                    replicas=status.get("replicas", 0),
+                    waiting=self.metrics.get(f"fleetpack_queue_depth_requests{{{label}}}"),
+                    arrival_rate=self.metrics.get(f"fleetpack_arrival_rate_requests_per_second{{{label}}}"),
+                    usd_per_hour=float(status.get("usdPerHour", "0")),
+                )
+            )
+            self.history.setdefault(name, deque()).append(status.get("readyReplicas", 0))
+            self._note_decision(own)
+        pools = self.world.all("acceleratorpools")
+        return Frame(
+            seconds=time.monotonic() - self.started_at,
+            title=f"fleetpack demo, {time.monotonic() - self.started_at:.0f} s: {self.stage}",
+            models=models,
+            nodes=self.world.all("nodes"),
+            pods=[
+                pod for pod in self.world.all("pods") if "fleetpack.dev/deployment" in pod["metadata"].get("labels", {})
+            ],
+            decisions=self.decisions,
+            loads=[f"{name}: {'running' if load.running else 'done'}" for name, load in self._loads.items()],
+            node_usd_per_hour=sum(float(pool.get("status", {}).get("usdPerHour", "0")) for pool in pools),
+            history=self.history,
+        )
+
+    def _note_decision(self, own: dict[str, Any]) -> None:
+        decision = own.get("status", {}).get("lastDecision")
+        if decision:
+            line = f"{decision['time'][11:19]} {own['metadata']['name']}: {decision['reason']}: {decision['message']}"
+            if line not in self.decisions:
+                self.decisions.append(line)
+
+    def _say(self, stage: str) -> None:
+        self.stage = stage
+        self.console.print(f"demo: {time.monotonic() - self.started_at:5.1f} s  {stage}", highlight=False)
+
+
+def load_plans(seconds: float) -> tuple[LoadPlan, ...]:
+    """Return which part of the trace goes to which model: two stretches of it, the second model joins later."""
+    return (
+        LoadPlan(deployment="llama-8b", start_seconds=0.0, speed=1.3, duration_seconds=seconds),
+        LoadPlan(deployment="llama-1b", start_seconds=600.0, speed=2.0, duration_seconds=seconds),
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _samples(page: str) -> dict[str, float]:
+    """Read `name{labels} value` lines of the operator's own page."""
+    pairs = (line.rsplit(" ", 1) for line in page.splitlines() if line.startswith("fleetpack_"))
+    return {name: float(value) for name, value in pairs}
+
+
+def fresh_folder(name: str) -> Path:
+    """Return an empty folder for logs and results, beside the cluster's."""
+    folder = cluster_folder(name).parent.parent / "demonstrations" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
