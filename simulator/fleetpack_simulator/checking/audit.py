@@ -26,9 +26,9 @@ def recorder_from_audit_log(lines: Iterable[str], grace_seconds: float = GRACE_S
     events = [_parse(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     recorder = Recorder(grace_seconds)
     known: dict[tuple[str, str, str], _Object] = {}
-    for event in sorted(filter(_is_change, events), key=lambda own: str(own["stageTimestamp"])):
+    for event in sorted(filter(_is_change, events), key=_seconds):
         for resource, watch_event in _changes(event, known):
-            recorder.watch_event(resource, watch_event, _seconds(event["stageTimestamp"]))
+            recorder.watch_event(resource, watch_event, _seconds(event))
     return recorder
 
 
@@ -116,7 +116,7 @@ def _deleted(
     # Only a Pod that runs somewhere outlives its first delete: the kubelet ends it, and deletes it with no grace.
     if key[0] != "pods" or grace_seconds == 0 or not spec.get("nodeName"):
         del known[key]
-        yield key[0], {"type": "DELETED", "object": own}
+        yield key[0], {"type": "DELETED", "object": _unversioned(own)}
 
 
 def _merge(base: Mapping[str, Any], patch: Mapping[str, Any]) -> _Object:
@@ -150,5 +150,14 @@ def _json_patch(base: _Object, operations: list[Mapping[str, Any]]) -> _Object:
     return result
 
 
-def _seconds(timestamp: str) -> float:
+def _unversioned(own: _Object) -> _Object:
+    """The object as it was last seen, without its version: a deletion is later than that, and has none in the log."""
+    metadata = {name: value for name, value in own["metadata"].items() if name != "resourceVersion"}
+    return {**own, "metadata": metadata}
+
+
+def _seconds(event: Mapping[str, Any]) -> float:
+    # A deletion shows in watches before its own request is answered: it counts from the moment it was asked for.
+    gone = event["verb"] in ("delete", "deletecollection")
+    timestamp = str((gone and event.get("requestReceivedTimestamp")) or event["stageTimestamp"])
     return datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp()

@@ -3,8 +3,8 @@
 Several watches deliver side by side, and nobody promises in which order two of them arrive. The resource version does: in one
 etcd it is one counter for all resources, so changes are ordered by it. Objects that were there before anybody looked come
 first; a deletion that fell into a gap between a cut watch and the list after it has no version of its own, and is taken as the
-change right after the last one that was seen, the earliest it can have been. Where any version is missing or is no number, the
-order of arrival counts.
+change right after the last one that was seen, the earliest it can have been. Any other change without a version (an audit log
+has some) stands after the newest version that arrived before it.
 """
 
 from __future__ import annotations
@@ -41,14 +41,16 @@ class Seen:
 
 
 def in_order(history: Iterable[Seen]) -> tuple[Seen, ...]:
-    """Return the changes in their order, with times that never run back."""
+    """Return the changes in the order in which they were made."""
     entries = tuple(history)
     initial = tuple(seen for seen in entries if seen.change is Change.INITIAL)
     later = tuple(seen for seen in entries if seen.change is not Change.INITIAL)
-    versions = [seen.version for seen in later if seen.version is not None]
-    if len(versions) == len(later):
-        order = sorted(range(len(later)), key=lambda index: (versions[index], index))
-        later = tuple(later[index] for index in order)
+    newest = 0.0
+    keys: list[tuple[float, int]] = []
+    for index, seen in enumerate(later):
+        keys.append((newest if seen.version is None else seen.version, index))
+        newest = max(newest, keys[-1][0])
+    later = tuple(later[index] for _, index in sorted(keys))
     return initial + later
 
 

@@ -81,6 +81,17 @@ def test_should_see_a_double_booking_in_response_objects() -> None:
     ) == [ViolationKind.DOUBLE_BOOKED]
 
 
+def test_should_see_a_double_booking_that_ends_before_the_log_does() -> None:
+    old = {**replica("chat-0", "0-3", bound=True)}
+    old["metadata"]["resourceVersion"], new = "7", {**NEXT, "metadata": {**NEXT["metadata"], "resourceVersion": "8"}}
+    assert kinds(
+        NODE,
+        line(1, "create", old, response=old),
+        line(2, "create", NEXT, response=new),
+        line(3, "delete", old, {"gracePeriodSeconds": 0}, response=old),
+    ) == [ViolationKind.DOUBLE_BOOKED]
+
+
 def test_should_follow_patches_of_both_kinds() -> None:
     merge = {"metadata": {"annotations": {"fleetpack.dev/allocated-cores": "1-2"}}}
     operation = {"op": "add", "path": "/metadata/annotations/fleetpack.dev~1allocated-cores", "value": "1-2"}

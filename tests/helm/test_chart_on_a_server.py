@@ -1,0 +1,150 @@
+"""What a real API server makes of the chart: it takes every object, and the roles give what they say and no more."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from control_plane.api_client import ApiClient, ApiError
+from control_plane.binaries import ensure
+from control_plane.programs import HELM
+
+pytestmark = pytest.mark.cluster
+
+CHART = Path(__file__).resolve().parents[2] / "helm" / "fleetpack"
+FIELD_MANAGER = "chart-test"
+
+
+def rendered(namespace: str, *settings: str) -> list[dict[str, Any]]:
+    values = [argument for setting in settings for argument in ("--set", setting)]
+    command = [ensure((HELM,))["helm"], "template", namespace, CHART, "--namespace", namespace, *values]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [document for document in yaml.safe_load_all(answer.stdout) if document]
+
+
+def apply(cluster, manifests: list[dict[str, Any]], *arguments: str) -> subprocess.CompletedProcess[str]:
+    text = yaml.safe_dump_all(manifests)
+    return cluster.kubectl(
+        "apply", "--server-side", f"--field-manager={FIELD_MANAGER}", "-f", "-", *arguments, input_text=text
+    )
+
+
+@pytest.fixture(scope="module")
+def operator_namespace(cluster) -> Iterator[str]:
+    name = "chart-test"
+    cluster.kubectl("create", "namespace", name)
+    yield name
+    cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="module")
+def operator(cluster, operator_namespace: str) -> Iterator[ApiClient]:
+    """Return a connection as the chart's service account, with the chart's roles and nothing else."""
+    manifests = rendered(operator_namespace, "crds.enabled=false", "priorityClasses.create=false")
+    accounts = [own for own in manifests if own["kind"].startswith(("ServiceAccount", "ClusterRole", "Role"))]
+    applied = apply(cluster, accounts)
+    assert applied.returncode == 0, applied.stderr
+    [account] = [own["metadata"]["name"] for own in accounts if own["kind"] == "ServiceAccount"]
+    with cluster.client(cluster.service_account_kubeconfig(operator_namespace, account)) as client:
+        yield client
+    cluster.kubectl("delete", "-f", "-", "--wait=false", input_text=yaml.safe_dump_all(accounts))
+
+
+def test_should_be_taken_whole_by_the_api_server(cluster, namespace: str) -> None:
+    answer = apply(cluster, rendered(namespace, "simulation.enabled=true"), "--dry-run=server", "--force-conflicts")
+    assert answer.returncode == 0, answer.stderr
+    assert "Warning" not in answer.stderr
+
+
+def test_should_run_where_only_restricted_pods_may(cluster, admin: ApiClient, namespace: str) -> None:
+    cluster.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
+    [deployment] = [own for own in rendered(namespace) if own["kind"] == "Deployment"]
+    template = deployment["spec"]["template"]
+    spec = {**template["spec"], "serviceAccountName": "default"}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "operator"}, "spec": spec}
+    created = admin.create(f"/api/v1/namespaces/{namespace}/pods?dryRun=All", pod)
+    assert created["metadata"]["name"] == "operator"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "create pods",
+        "delete pods",
+        "patch pods",
+        "watch nodes",
+        "list namespaces",
+        "create services",
+        "create poddisruptionbudgets.policy",
+        "list priorityclasses.scheduling.k8s.io",
+        "watch inferencedeployments.fleetpack.dev",
+        "patch inferencedeployments.fleetpack.dev/status",
+        "update inferencedeployments.fleetpack.dev/scale",
+        "update inferencedeployments.fleetpack.dev/finalizers",
+        "patch acceleratorpools.fleetpack.dev/status",
+        "create events.events.k8s.io",
+        "update leases.coordination.k8s.io",
+    ],
+)
+def test_should_let_the_operator_do_its_work(operator: ApiClient, operator_namespace: str, asked: str) -> None:
+    assert may(operator, operator_namespace, asked)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "get secrets",
+        "list configmaps",
+        "create pods/eviction",
+        "create pods/exec",
+        "create pods/binding",
+        "delete nodes",
+        "create nodes",
+        "patch nodes",
+        "patch inferencedeployments.fleetpack.dev",
+        "delete inferencedeployments.fleetpack.dev",
+        "patch customresourcedefinitions.apiextensions.k8s.io",
+        "update deployments.apps",
+        "create clusterrolebindings.rbac.authorization.k8s.io",
+        "impersonate users",
+    ],
+)
+def test_should_let_the_operator_do_nothing_else(operator: ApiClient, operator_namespace: str, asked: str) -> None:
+    assert not may(operator, operator_namespace, asked)
+
+
+def test_should_give_the_lease_in_no_other_namespace(operator: ApiClient) -> None:
+    assert not may(operator, "default", "get leases.coordination.k8s.io")
+    with pytest.raises(ApiError, match="Forbidden"):
+        operator.get("/apis/coordination.k8s.io/v1/namespaces/default/leases/fleetpack")
+
+
+def may(client: ApiClient, namespace: str, asked: str) -> bool:
+    verb, _, rest = asked.partition(" ")
+    full, _, subresource = rest.partition("/")
+    resource, _, group = full.partition(".")
+    review = client.create(
+        "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+        {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {
+                "resourceAttributes": {
+                    "namespace": namespace,
+                    "verb": verb,
+                    "group": group,
+                    "resource": resource,
+                    "subresource": subresource,
+                }
+            },
+        },
+    )
+    allowed = review["status"]["allowed"]
+    assert isinstance(allowed, bool), json.dumps(review)
+    return allowed
