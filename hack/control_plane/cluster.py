@@ -42,6 +42,8 @@ PROGRAM_NAMES = tuple(program.name for program in CONTROL_PLANE)
 # Two to three seconds on two idle cores; a machine under load may need ten times that.
 START_LIMIT_SECONDS = 90.0
 POLL_SECONDS = 0.05
+# How long an API server that runs may take to answer before its cluster is thrown away.
+BUSY_LIMIT_SECONDS = 30.0
 # A port may be taken between our look and the start; more than a few times is no accident.
 START_ATTEMPTS = 3
 
@@ -77,7 +79,7 @@ def up(
     with _cluster_lock(folder):
         state = read_state(folder)
         if state is not None:
-            if _is_healthy(state):
+            if _becomes_healthy(state):
                 say(f"{name} is up already")
                 return state
             if (repaired := _start_dead_programs(state)) is not None:
@@ -252,6 +254,18 @@ def _wait_until(state: ClusterState, name: str, is_ready: Callable[[], bool]) ->
 
 def _log_end(state: ClusterState, name: str) -> str:
     return log_end(state.layout.logs / f"{name}.log")
+
+
+def _becomes_healthy(state: ClusterState) -> bool:
+    """Tell whether all programs run and the API server answers, giving a busy one time: its data is worth the wait."""
+    deadline_seconds = time.monotonic() + BUSY_LIMIT_SECONDS
+    while all(_runs(state, name) for name in PROGRAM_NAMES):
+        if _api_server_is_ready(state.layout):
+            return True
+        if time.monotonic() > deadline_seconds:
+            return False
+        time.sleep(POLL_SECONDS)
+    return False
 
 
 def _is_healthy(state: ClusterState) -> bool:

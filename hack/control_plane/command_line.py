@@ -9,8 +9,10 @@ import argparse
 import json
 import os
 import re
+import signal
 from dataclasses import asdict
 from pathlib import Path
+from types import FrameType
 
 from control_plane import binaries, cluster, kind
 from control_plane.api_client import ApiClient, ApiError
@@ -39,6 +41,8 @@ examples:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parser().parse_args(arguments)
+    # A polite end takes what was started down again, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         return _run(options)
     except ControlPlaneError as error:
@@ -50,6 +54,10 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("interrupted")
         return 130
+
+
+def _interrupt(_signal_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -84,14 +84,14 @@ ETCD = Program(
     module_folder="etcd",
     package="go.etcd.io/etcd/server/v3",
     linker_flags="-s -w",
-    build_core_seconds=130,
+    build_core_seconds=110,
 )
-KUBE_APISERVER = _kubernetes("kube-apiserver", version_arguments=("--version",), build_core_seconds=690)
+KUBE_APISERVER = _kubernetes("kube-apiserver", version_arguments=("--version",), build_core_seconds=400)
 KUBE_CONTROLLER_MANAGER = _kubernetes(
     "kube-controller-manager", version_arguments=("--version",), build_core_seconds=140
 )
 KUBE_SCHEDULER = _kubernetes("kube-scheduler", version_arguments=("--version",), build_core_seconds=20)
-KUBECTL = _kubernetes("kubectl", version_arguments=("version", "--client", "-o", "json"), build_core_seconds=100)
+KUBECTL = _kubernetes("kubectl", version_arguments=("version", "--client", "-o", "json"), build_core_seconds=75)
 KWOK = Program(
     name="kwok",
     version=KWOK_VERSION,
@@ -100,7 +100,7 @@ KWOK = Program(
     module_folder="kwok",
     package="sigs.k8s.io/kwok/cmd/kwok",
     linker_flags="-s -w",
-    build_core_seconds=340,
+    build_core_seconds=240,
 )
 HELM = Program(
     name="helm",
@@ -110,7 +110,7 @@ HELM = Program(
     module_folder="helm",
     package="helm.sh/helm/v4/cmd/helm",
     linker_flags=f"-s -w -X helm.sh/helm/v4/internal/version.version=v{HELM_VERSION}",
-    build_core_seconds=240,
+    build_core_seconds=290,
 )
 
 # What a cluster runs, in the order of its start.
