@@ -33,7 +33,18 @@ check: setup ## Format, lint, types, import layers, generated files (no cluster 
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache > /tmp/fleetpack-lint-imports.$$$$ || { cat /tmp/fleetpack-lint-imports.$$$$; exit 1; }; rm -f /tmp/fleetpack-lint-imports.*
+	@$(BIN)/python hack/generate_crds.py --check
+	@$(BIN)/python hack/generate_api_reference.py --check
+	@$(BIN)/python hack/generate_chart_crds.py --check
 	@echo "check: all good"
+
+.PHONY: test
+test: setup ## Run every test, on a real control plane too (built the first time, then started in seconds)
+	@$(BIN)/pytest $(TESTS)
+
+.PHONY: test-fast
+test-fast: setup ## Run the tests that need no cluster
+	@$(BIN)/pytest -m "not cluster" $(TESTS)
 
 .PHONY: format
 format: setup ## Format and fix what can be fixed by itself

@@ -107,3 +107,5 @@ def run(  # one parameter for each option: this is click's way
         asyncio.run(run_operator(settings))
     except ConfigurationError as error:
         raise click.ClickException(str(error)) from error
+    except OSError as error:
+        raise click.ClickException(f"cannot serve on {http_host}:{http_port}: {error}; choose another --http-port") from error

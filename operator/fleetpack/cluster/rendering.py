@@ -160,7 +160,7 @@ def render_simulated_node(name: str, pool: str, instance_type: InstanceType, boo
             },
             "annotations": {
                 names.KWOK_NODE_ANNOTATION: "fake",
-                names.BOOT_SECONDS_ANNOTATION: f"{boot_seconds:g}s",
+                names.BOOT_SECONDS_ANNOTATION: f"{boot_seconds:g}",
             },
         },
         "status": {"capacity": amounts, "allocatable": amounts},

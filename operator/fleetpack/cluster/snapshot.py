@@ -20,6 +20,9 @@ from fleetpack.core.fleet import FleetSnapshot, ForeignPod, Node, Replica
 from fleetpack.core.interpretation import InterpretedPool, interpret_deployment, interpret_pool
 
 
+NOT_READY_TAINT = "node.kubernetes.io/not-ready"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
     """Everything that the caches hold at one moment."""
@@ -137,16 +140,19 @@ def _node(row: NodeRow, pools: dict[str, InterpretedPool]) -> Node | Problem:
             f"spec.customInstanceTypes of pool {pool.pool.name}"
         )
         return Problem(reason=Reason.UNKNOWN_INSTANCE_TYPE, message=message)
+    # A node that has just become Ready keeps Kubernetes' own taint for a moment: that is still the boot, not somebody's wish.
+    starting = any(taint.key == NOT_READY_TAINT for taint in row.taints)
+    booting = row.schedulable and (not row.ever_ready or (row.ready and starting))
     return Node(
         name=row.name,
         pool=pool.pool.name,
         instance_type=offering.instance_type,
-        ready=row.ready and row.schedulable,
-        booting=not row.ready and not row.ever_ready and row.schedulable,
+        ready=row.ready and row.schedulable and not booting,
+        booting=booting,
         created_at=row.created_at,
         price_usd_per_hour=offering.price_usd_per_hour,
         allocatable=row.allocatable,
         unhealthy_devices=row.unhealthy_devices,
         labels=row.labels,
-        taints=row.taints,
+        taints=tuple(taint for taint in row.taints if not (booting and taint.key == NOT_READY_TAINT)),
     )
