@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from cluster_fixtures import Cluster
 from fault_proxy import (
@@ -171,6 +172,38 @@ async def test_should_use_the_token_of_a_service_account(cluster: Cluster, names
     async with await KubernetesClient.from_kubeconfig(kubeconfig) as client:
         with pytest.raises(Forbidden, match=f"system:serviceaccount:{namespace}:default"):
             await client.list("/api/v1/nodes")
+
+
+@cluster_test
+async def test_should_ask_an_exec_plugin_for_its_token(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
+    kubeconfig = yaml.safe_load(cluster.service_account_kubeconfig(namespace, "default").read_text())
+    user = kubeconfig["users"][0]["user"]
+    api_version = "client.authentication.k8s.io/v1"
+    credential = {"apiVersion": api_version, "kind": "ExecCredential", "status": {"token": user.pop("token")}}
+    plugin = {
+        "apiVersion": api_version,
+        "command": "echo",
+        "args": [json.dumps(credential)],
+        "interactiveMode": "Never",
+    }
+    user["exec"] = plugin
+    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(kubeconfig))
+    async with await KubernetesClient.from_kubeconfig(tmp_path / "kubeconfig") as client:
+        with pytest.raises(Forbidden, match=f"system:serviceaccount:{namespace}:default"):
+            await client.list("/api/v1/nodes")
+
+
+@cluster_test
+async def test_should_find_the_loopback_without_the_proxy_of_the_environment(
+    cluster: Cluster, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:1")
+    async with (
+        KubernetesClient.from_url(proxy.url) as plain,
+        await KubernetesClient.from_kubeconfig(cluster.kubeconfig) as encrypted,
+    ):
+        assert (await plain.get("/version")) == (await encrypted.get("/version"))
 
 
 @cluster_test

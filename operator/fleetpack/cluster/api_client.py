@@ -18,6 +18,7 @@ import itertools
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -193,7 +194,7 @@ class KubernetesClient:
         try:
             if in_cluster:
                 kubernetes_config.load_incluster_config(client_configuration=configuration)
-                return cls(ApiClient(configuration))
+                return cls(_connect(configuration))
             file = str(path or os.environ.get("KUBECONFIG") or kubernetes_config.KUBE_CONFIG_DEFAULT_LOCATION)
             loader = await kubernetes_config.load_kube_config(
                 config_file=file, client_configuration=configuration, persist_config=False
@@ -203,14 +204,14 @@ class KubernetesClient:
             raise ConfigurationError(
                 f"cannot use {source}: {error}; pass --kubeconfig, or set KUBECONFIG to a readable file"
             ) from error
-        client = cls(ApiClient(configuration))
+        client = cls(_connect(configuration))
         client._refresher = asyncio.create_task(_refresh_token(loader, configuration), name="kubeconfig-token-refresh")
         return client
 
     @classmethod
     def from_url(cls, url: str) -> KubernetesClient:
         """Connect without credentials, to a server or proxy that asks for none."""
-        return cls(ApiClient(Configuration(host=url)))
+        return cls(_connect(Configuration(host=url)))
 
     def with_writes(
         self,
@@ -428,6 +429,13 @@ class KubernetesClient:
 def list_items(page: Json) -> list[Json]:
     """Return the items of a list object; an empty collection may come as null."""
     return list(page.get("items") or ())
+
+
+def _connect(configuration: Configuration) -> ApiClient:
+    if re.match(r"https?://(127\.|localhost\b|\[::1\])", configuration.host):
+        # Go programs never ask HTTP_PROXY for a way to the loopback; aiohttp would.
+        configuration.client_session_kwargs = {"trust_env": False}
+    return ApiClient(configuration)
 
 
 def _selector_query(selector: Selector | None) -> Json:

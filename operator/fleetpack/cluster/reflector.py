@@ -51,7 +51,7 @@ class ReflectorSettings:
     watch_inactivity_seconds: float = WATCH_INACTIVITY_SECONDS
     relist_period_seconds: float = 300.0
     first_back_off_seconds: float = 0.25
-    maximum_back_off_seconds: float = 10.0
+    maximum_back_off_seconds: float = 5.0
     """Well below the 30 s after which a cache permits only holds."""
     jitter: random.Random = field(default_factory=lambda: random.Random(0))
     monotonic: Callable[[], float] = time.monotonic
@@ -189,6 +189,7 @@ class Reflector(Generic[T]):
         self._last_sign_of_life_seconds: float | None = None
         self._relist_at_seconds = 0.0
         self._failures_in_a_row = 0
+        self._was_unreachable = False
 
     @property
     def store(self) -> Mapping[Key, T]:
@@ -322,7 +323,10 @@ class Reflector(Generic[T]):
             # Expired, a server error, an event without a name: only a list tells where we are.
             self.counts.expired += type(error).__name__ == "Expired"
             self._resource_version = None
-        self._failures_in_a_row += 1
+        unreachable = isinstance(error, ConnectionLost)
+        # A server that answers again after an outage, if only with a 410, is not to be kept waiting.
+        self._failures_in_a_row = 1 if self._was_unreachable and not unreachable else self._failures_in_a_row + 1
+        self._was_unreachable = unreachable
         doubled_seconds = settings.first_back_off_seconds * 2.0 ** min(self._failures_in_a_row - 1, 16)
         pause_seconds: float = min(settings.maximum_back_off_seconds, doubled_seconds) * settings.jitter.uniform(
             0.5, 1.0
