@@ -18,8 +18,9 @@ from fleetpack.core.decision import (
     Outcome,
     RemoveNode,
     RestoreReplica,
+    SetScale,
 )
-from fleetpack.core.deployments import Deployment
+from fleetpack.core.deployments import Deployment, Mode
 from fleetpack.core.fleet import FleetSnapshot, Node, Pool, Replica, ReplicaPhase, Resources
 from fleetpack.core.state import Blocked, SetAside, State
 
@@ -69,6 +70,24 @@ def project(
         snapshot,
         replicas=tuple(replica for _, replica in sorted(replicas.items())),
         nodes=tuple(node for _, node in sorted(nodes.items())),
+    )
+
+
+def project_scales(deployments: tuple[Deployment, ...], issued: tuple[IssuedAction, ...]) -> tuple[Deployment, ...]:
+    """Return the deployments with the `spec.replicas` that are on their way: what has been asked for is not asked again.
+
+    Only Auto writes it; in the other modes what the cache shows is somebody's order.
+    """
+    written = {
+        entry.action.deployment: entry.action.replicas
+        for entry in issued
+        if isinstance(entry.action, SetScale) and entry.outcome in (Outcome.PENDING, Outcome.DONE)
+    }
+    return tuple(
+        replace(deployment, replicas=written[deployment.key])
+        if deployment.mode is Mode.AUTO and deployment.key in written
+        else deployment
+        for deployment in deployments
     )
 
 

@@ -34,6 +34,7 @@ def plan(inputs: Inputs, state: State) -> tuple[Plan, State]:
     now = max(inputs.now, state.last_now)
     state = inflight.learn_from_failures(replace(state, last_now=now), inputs.issued, now)
     snapshot = inflight.project(inputs.snapshot, inputs.issued, inputs.deployments)
+    inputs = replace(inputs, deployments=inflight.project_scales(inputs.deployments, inputs.issued))
     # 1-6: observe, demand, forecast, size, stabilise, budget: each deployment by itself
     assessments, state = _assess_all(inputs, snapshot, state, now)
     if inputs.cache_age_seconds > STALE_CACHE_SECONDS:
