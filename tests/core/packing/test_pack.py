@@ -127,6 +127,14 @@ def test_should_promise_room_on_a_booting_node_only_when_no_ready_one_has_any() 
     assert [(assigned.node, assigned.promised) for assigned in placement.assigned] == [("b", False), ("a", True)]
 
 
+def test_should_keep_its_promise_on_the_older_node_when_a_cheaper_one_boots() -> None:
+    older = a_node("b", ready=False, booting=True, created_at=10.0)
+    newer = a_node("a", ready=False, booting=True, created_at=20.0, price_usd_per_hour=1.0)
+    unseen = a_node("c", ready=False, booting=True, created_at=0.0, price_usd_per_hour=1.0)
+    placement = _packed([(older, ""), (newer, ""), (unseen, "")], requests_for("r", 3, a_need(8)))
+    assert [assigned.node for assigned in placement.assigned] == ["b", "a", "c"]
+
+
 def test_should_stay_below_the_ceiling_of_each_deployment() -> None:
     node = a_node("a", price_usd_per_hour=12.0)
     requests = (*requests_for("r", 3, a_need(2)), *requests_for("s", 3, a_need(2)))

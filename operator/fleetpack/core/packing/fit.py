@@ -96,6 +96,8 @@ class Room:
     """Allocatable minus the requests of all Pods that are not gone, as kube-scheduler counts; may be negative."""
     occupants: int = 0
     """Replicas, seen or on their way, and foreign Pods with accelerators."""
+    replica_sizes: frozenset[int] = frozenset()
+    """Sizes of the replicas on it, in cores: sizes that will be asked for again."""
 
     @property
     def free_cores(self) -> int:
@@ -213,6 +215,7 @@ def affordable(usd_per_hour: float | None, addable_usd_per_hour: float | None) -
 def _room(node: Node, replicas: Iterable[Replica], pods: Iterable[ForeignPod]) -> Room:
     shape = shape_of(node.instance_type)
     known, unknown, occupants = 0, [], 0
+    sizes: set[int] = set()
     remaining = _allocatable(node)
     for replica in replicas:
         # Until the kubelet has said which cores it gave, those planned may still be given out.
@@ -222,6 +225,7 @@ def _room(node: Node, replicas: Iterable[Replica], pods: Iterable[ForeignPod]) -
         unknown += [] if mask else [replica.cores_count]
         remaining = remaining.minus(_whole(replica.requests, replica.cores_count))
         occupants += 1
+        sizes.add(replica.cores_count)
     for pod in pods:
         cores = pod.requests.accelerator_cores
         known |= pod.cores or 0
@@ -234,7 +238,14 @@ def _room(node: Node, replicas: Iterable[Replica], pods: Iterable[ForeignPod]) -
         free = _healthy(node, shape) & ~known
         for cores in unknown:
             free &= ~_presumed(shape, free, cores)
-    return Room(node=node, shape=shape, free=free, remaining=remaining, occupants=occupants)
+    return Room(
+        node=node,
+        shape=shape,
+        free=free,
+        remaining=remaining,
+        occupants=occupants,
+        replica_sizes=frozenset(sizes),
+    )
 
 
 def _free_devices(node: Node, held: int) -> int:

@@ -49,7 +49,7 @@ def pack(
 
     `budgets` holds, in USD per hour, what each deployment may still add; one that is absent has no ceiling.
     """
-    search = Search(rooms, pools, sizes_in_play(requests), budgets)
+    search = Search(rooms, pools, sizes_in_play(requests, rooms), budgets)
     assigned: list[Assignment] = []
     waiting: list[PlacementRequest] = []
     hopeless: set[tuple[str, tuple[VariantNeed, ...]]] = set()

@@ -2,8 +2,11 @@
 
 For each distinct need the nodes that could ever serve it stand in heaps, one per price of a replica there, the best place on
 top. A placement changes one node; each heap learns of it when it is asked next, and entries of older states of a node are
-dropped when they surface. The order of preference is total: ready before booting, least USD per hour, the deployment's own
-preference, least loss of future room, fullest node, node name, lowest start.
+dropped when they surface. The order of preference is total: ready before booting, and of booting nodes the oldest, least USD
+per hour, the deployment's own preference, least loss of future room, fullest node, node name, lowest start.
+
+The oldest booting node comes first so that a new launch changes no promise made before it: a promise that moved to the new
+node could take the room of the replica that the node was launched for, which would then launch another.
 """
 
 from __future__ import annotations
@@ -38,9 +41,15 @@ Sizes = Mapping[str, frozenset[tuple[int, int]]]
 """Replica sizes in play by accelerator, each as cores and devices, of which one is 0."""
 
 
-def sizes_in_play(requests: Iterable[PlacementRequest]) -> Sizes:
-    """Return every size that any of the requests would do with."""
+def sizes_in_play(requests: Iterable[PlacementRequest], rooms: Iterable[Room]) -> Sizes:
+    """Return every size that any of the requests would do with, and every size that the fleet holds.
+
+    Deployments that want nothing now will grow again: knowing their sizes about halves how often a later replica finds no
+    place that a clairvoyant packer would have kept for it (two nodes of inf2.24xlarge, random arrivals and departures).
+    """
     sizes: dict[str, set[tuple[int, int]]] = {}
+    for room in rooms:
+        sizes.setdefault(room.node.instance_type.accelerator, set()).update((size, 0) for size in room.replica_sizes)
     for options in {request.options for request in requests}:
         for option in options:
             sizes.setdefault(option.accelerator, set()).add((option.cores, option.devices))
@@ -62,7 +71,8 @@ class _Entry(NamedTuple):
 class _Tier(NamedTuple):
     """What nodes of one heap have in common; ascending is better first."""
 
-    promised: bool
+    booting_since: float
+    """0 for ready nodes; infinite for a launch that the snapshot does not show yet."""
     rounded_usd_per_hour: float
     usd_per_hour: float
     """Infinite where nobody knows the price."""
@@ -100,13 +110,13 @@ class Search:
     def place(self, request: PlacementRequest) -> Assignment | None:
         """Take the best place for a request; None: there is none."""
         budget = self.budgets.get(request.deployment)
-        found: list[tuple[bool, float, int, _Entry]] = []
+        found: list[tuple[float, float, int, _Entry]] = []
         for preference, option in enumerate(request.options):
             index = self._index(option, self._open_to(request.namespace))
             for tier, heap in index.heaps.items():
                 usd_per_hour = None if math.isinf(tier.usd_per_hour) else tier.usd_per_hour
                 if affordable(usd_per_hour, budget) and (best := self._best(heap)):
-                    found.append((tier.promised, tier.rounded_usd_per_hour, preference, best))
+                    found.append((tier.booting_since, tier.rounded_usd_per_hour, preference, best))
         if not found:
             return None
         _, _, preference, entry = min(found)
@@ -160,7 +170,11 @@ class Search:
             return
         usd_per_hour = room.usd_per_hour(cores)
         known = math.inf if usd_per_hour is None else usd_per_hour
-        tier = _Tier(promised=room.promised, rounded_usd_per_hour=round(known, PRICE_STEP_DIGITS), usd_per_hour=known)
+        tier = _Tier(
+            booting_since=(room.node.created_at or math.inf) if room.promised else 0.0,
+            rounded_usd_per_hour=round(known, PRICE_STEP_DIGITS),
+            usd_per_hour=known,
+        )
         entry = _Entry(
             loss=choice.loss,
             usual_loss=choice.usual_loss,
