@@ -23,11 +23,12 @@ TEXT_FOLDERS = (*SOURCE_FOLDERS, "docs", "designs", "examples", "helm", "crds", 
 TEXT_SUFFIXES = {".py", ".md", ".yaml", ".yml", ".toml", ".json", ".tpl", ".txt", ".sh", ""}
 
 MAX_FILE_LINES = 599
+MAX_TEST_FILE_LINES = 799
+"""Tests hold tables of cases and small worlds, which read well in one piece."""
 MAX_FUNCTION_LINES = 60
 
 LONGER_FILES = {
     "operator/fleetpack/api/inference_deployment.py": 620,
-    "tests/api/test_refusals.py": 700,
 }
 LONGER_FUNCTIONS: dict[str, int] = {}
 """`path:function` to the most lines it may have: longer than the limit, and known."""
@@ -124,8 +125,11 @@ def test_should_hold_no_path_of_any_one_machine() -> None:
 
 
 def test_should_keep_files_short() -> None:
-    lengths = {name(path): len(path.read_text().splitlines()) for path in files(*SOURCE_FOLDERS, suffixes={".py"})}
-    assert _over(lengths, MAX_FILE_LINES, LONGER_FILES) == []
+    def lengths(*folders: str) -> dict[str, int]:
+        return {name(path): len(path.read_text().splitlines()) for path in files(*folders, suffixes={".py"})}
+
+    assert _over(lengths("operator", "simulator", "hack"), MAX_FILE_LINES, LONGER_FILES) == []
+    assert _over(lengths("tests"), MAX_TEST_FILE_LINES, {}) == []
 
 
 def test_should_keep_functions_short() -> None:

@@ -15,6 +15,7 @@ import yaml
 
 from control_plane.binaries import ensure
 from control_plane.programs import HELM
+from fleetpack.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm" / "fleetpack"
@@ -163,14 +164,14 @@ def test_should_run_the_operator_under_the_restricted_pod_standard(render: Rende
     assert not pod.get("hostNetwork")
 
 
-def test_should_run_two_operators_with_own_health_and_metrics_ports(render: Render) -> None:
+def test_should_run_two_operators_with_probes_on_the_port_that_they_serve(render: Render) -> None:
     [deployment] = of_kind(manifests(render()), "Deployment")
     [container] = deployment["spec"]["template"]["spec"]["containers"]
     assert deployment["spec"]["replicas"] == 2
     assert container["command"] == ["fleetpack", "operator", "run"]
-    assert {port["name"]: port["containerPort"] for port in container["ports"]} == {"metrics": 8080, "health": 8081}
-    assert container["livenessProbe"]["httpGet"] == {"path": "/livez", "port": "health"}
-    assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "health"}
+    assert container["ports"] == [{"name": "http", "containerPort": Settings().http_port}]
+    assert container["livenessProbe"]["httpGet"] == {"path": "/livez", "port": "http"}
+    assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "http"}
 
 
 def test_should_take_an_image_by_digest_before_its_tag(render: Render) -> None:
