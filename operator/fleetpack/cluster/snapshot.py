@@ -15,10 +15,9 @@ from fleetpack.api.inference_deployment import InferenceDeployment
 from fleetpack.catalog import Catalog, InstanceType
 from fleetpack.cluster import names
 from fleetpack.cluster.projections import NamespaceRow, NodeRow, PriorityRow
-from fleetpack.core.deployments import Deployment, Problem
-from fleetpack.core.fleet import FleetSnapshot, ForeignPod, Node, Replica
+from fleetpack.core.deployments import Deployment
+from fleetpack.core.fleet import FleetSnapshot, ForeignPod, Node, Problem, Replica
 from fleetpack.core.interpretation import InterpretedPool, interpret_deployment, interpret_pool
-
 
 NOT_READY_TAINT = "node.kubernetes.io/not-ready"
 

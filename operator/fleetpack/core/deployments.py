@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from fleetpack.core.fleet import Labels, Resources, Toleration
+from fleetpack.core.fleet import Labels, Problem, Resources, Toleration
 
 ONE_POD = Resources(pods=1)
 """A Pod that asks for nothing still takes one of the node's places."""
@@ -26,14 +26,6 @@ class Mode(StrEnum):
     """Obeys `spec.replicas`."""
     PAUSED = "Paused"
     """Touches nothing."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """Why a deployment cannot be served as written; `reason` is a constant of `api.conditions`."""
-
-    reason: str
-    message: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

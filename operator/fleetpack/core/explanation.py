@@ -24,7 +24,7 @@ from fleetpack.core.decision import (
     SetScale,
 )
 from fleetpack.core.deployments import LearnedProfile, Mode
-from fleetpack.core.fleet import FleetSnapshot, ReplicaPhase
+from fleetpack.core.fleet import FleetSnapshot, Pool, ReplicaPhase
 from fleetpack.core.inputs import Plan
 from fleetpack.core.packing.fit import Room
 from fleetpack.core.packing.pack import Placement, Unplaced
@@ -193,9 +193,9 @@ def _accepted(found: Assessment) -> Condition:
     if problems:
         message = "; ".join(problem.message for problem in problems)
         return Condition(type=ConditionType.ACCEPTED, status=False, reason=problems[0].reason, message=message)
-    return Condition(
-        type=ConditionType.ACCEPTED, status=True, reason=Reason.ACCEPTED, message="the spec can be served as written"
-    )
+    warnings = "; ".join(problem.message for problem in found.deployment.warnings)
+    message = f"served without some variants: {warnings}" if warnings else "the spec can be served as written"
+    return Condition(type=ConditionType.ACCEPTED, status=True, reason=Reason.ACCEPTED, message=message)
 
 
 def _ready(found: Assessment, unplaced: tuple[Unplaced, ...]) -> Condition:
@@ -303,33 +303,48 @@ def pool_reports(
                 free_cores=free,
                 largest_free_range=max((node.largest_free_range for node in nodes), default=0),
                 usd_per_hour=sum(room.node.price_usd_per_hour or 0.0 for room in mine),
-                conditions=_pool_conditions(pool.name, nodes, state, now),
+                conditions=_pool_conditions(pool, nodes, state, now),
             )
         )
     return tuple(reports)
 
 
-def _pool_conditions(pool: str, nodes: tuple[NodeReport, ...], state: State, now: float) -> tuple[Condition, ...]:
-    blocked = [entry for entry in state.blocked if entry.pool == pool and entry.until > now]
-    if blocked:
-        names = ", ".join(entry.instance_type for entry in blocked)
-        return (
-            Condition(
-                type=ConditionType.CAPACITY_AVAILABLE,
-                status=False,
-                reason=Reason.INSUFFICIENT_CAPACITY,
-                message=f"the provider refused to launch {names}; tried again with back-off",
-            ),
-        )
+def _pool_conditions(pool: Pool, nodes: tuple[NodeReport, ...], state: State, now: float) -> tuple[Condition, ...]:
     waiting = sum(not node.ready for node in nodes)
-    reason = Reason.NODES_NOT_READY if waiting else Reason.POOL_READY
-    message = f"{waiting} of {len(nodes)} nodes are not ready" if waiting else "every node is ready"
+    blocked = [entry.instance_type for entry in state.blocked if entry.pool == pool.name and entry.until > now]
     return (
-        Condition(type=ConditionType.READY, status=not waiting, reason=reason, message=message),
+        Condition(
+            type=ConditionType.ACCEPTED,
+            status=not pool.problems,
+            reason=pool.problems[0].reason if pool.problems else Reason.ACCEPTED,
+            message="; ".join(problem.message for problem in pool.problems) or "the spec can be used as written",
+        ),
+        Condition(
+            type=ConditionType.READY,
+            status=not waiting,
+            reason=Reason.NODES_NOT_READY if waiting else Reason.POOL_READY,
+            message=f"{waiting} of {len(nodes)} nodes are not ready" if waiting else "every node is ready",
+        ),
         Condition(
             type=ConditionType.CAPACITY_AVAILABLE,
-            status=True,
-            reason=Reason.PLACED,
-            message="the provider refuses nothing",
+            status=not blocked,
+            reason=Reason.INSUFFICIENT_CAPACITY if blocked else Reason.PLACED,
+            message=(
+                f"the provider refused to launch {', '.join(blocked)}; tried again with back-off"
+                if blocked
+                else "the provider refuses nothing"
+            ),
         ),
+        _pool_within_budget(pool, nodes),
+    )
+
+
+def _pool_within_budget(pool: Pool, nodes: tuple[NodeReport, ...]) -> Condition:
+    """Say whether a limit of the pool is reached: nothing more is launched then."""
+    reached = pool.maximum_nodes is not None and len(nodes) >= pool.maximum_nodes
+    return Condition(
+        type=ConditionType.WITHIN_BUDGET,
+        status=not reached,
+        reason=Reason.POOL_LIMIT if reached else Reason.WITHIN_BUDGET,
+        message=(f"spec.limits.nodes {pool.maximum_nodes} is reached" if reached else "no limit holds anything back"),
     )

@@ -155,6 +155,14 @@ class ForeignPod:
     terminating: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Why an object cannot be served as written; `reason` is a constant of `api.conditions`."""
+
+    reason: str
+    message: str
+
+
 class PoolProvider(StrEnum):
     """Who makes the nodes of a pool."""
 
@@ -184,6 +192,8 @@ class Pool:
     namespaces: frozenset[str] | None = None
     """Namespaces that may use the pool; None: all."""
     consolidate_after_seconds: float = 300.0
+    problems: tuple[Problem, ...] = ()
+    """What of the pool cannot be used as written; the rest of it can."""
 
     def admits(self, namespace: str) -> bool:
         """Whether models of `namespace` may run on this pool's nodes."""

@@ -28,11 +28,10 @@ from fleetpack.core.deployments import (
     Disruption,
     LearnedProfile,
     Mode,
-    Problem,
     SignalSpecification,
     Variant,
 )
-from fleetpack.core.fleet import Offering, Pool, PoolProvider
+from fleetpack.core.fleet import Offering, Pool, PoolProvider, Problem
 from fleetpack.core.packing.topology import Misfit, cores_needed, legal_masks
 from fleetpack.core.templates import merge_template, node_selector, pod_requests, template_hash, tolerations
 
@@ -44,7 +43,6 @@ class InterpretedPool:
     pool: Pool
     instance_types: Mapping[str, Offering]
     """Every instance type that a node of this pool may have, with its price here."""
-    problems: tuple[Problem, ...] = ()
 
 
 def interpret_deployment(
@@ -213,9 +211,9 @@ def interpret_pool(
                 else None
             ),
             consolidate_after_seconds=spec.disruption.consolidate_after.seconds,
+            problems=tuple(problems),
         ),
         instance_types=offerings,
-        problems=tuple(problems),
     )
 
 
