@@ -17,7 +17,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -69,7 +69,7 @@ class Cluster:
 
     def binary(self, program: str) -> Path:
         """Return the path of `kubectl` or `helm` in the version that belongs to this cluster."""
-        return Path(run_hack_cluster("binary", program))
+        return program_path(program)
 
     def kubectl(self, *arguments: str, input_text: str | None = None) -> "subprocess.CompletedProcess[str]":
         """Run kubectl as the administrator; the caller looks at the exit code."""
@@ -109,6 +109,12 @@ def run_hack_cluster(*arguments: str) -> str:
     if answer.returncode != 0:
         raise RuntimeError(f"hack/cluster {' '.join(arguments)} failed with exit code {answer.returncode}")
     return answer.stdout.strip()
+
+
+@cache
+def program_path(program: str) -> Path:
+    """Return the path of a program of the control plane; looked for once a run, because versions are asked for."""
+    return Path(run_hack_cluster("binary", program))
 
 
 def wait_for(read: Callable[[], T | None], *, limit_seconds: float = 20.0, what: str = "the condition") -> T:
