@@ -248,8 +248,7 @@ async def test_should_ask_the_fence_after_the_wait_for_a_token(proxy: FaultProxy
 
     bucket = TokenBucket(RateLimit(requests_per_second=1.0, burst=1), monotonic=lambda: clock["now"], sleep=sleep)
     gate = WriteGate(bucket=bucket, fence=lambda now_seconds: now_seconds < 1.0, monotonic=lambda: clock["now"])
-    async with KubernetesClient.from_url(proxy.url) as plain:
-        writer = KubernetesClient(plain._connection, gate=gate)
+    async with KubernetesClient.from_url(proxy.url, gate=gate) as writer:
         await writer.create(config_maps(namespace), config_map("in-time"))
         with pytest.raises(WriteFenced):
             await writer.create(config_maps(namespace), config_map("too-late"))
@@ -329,10 +328,10 @@ async def test_should_not_know_the_outcome_when_the_answer_is_cut_off(
 async def test_should_give_up_a_write_after_its_time(proxy: FaultProxy, namespace: str) -> None:
     proxy.inject(SlowAnswer(Match(verb="create"), seconds=30.0))
     gate = WriteGate(timeout_seconds=0.5)
-    async with KubernetesClient.from_url(proxy.url) as plain:
+    async with KubernetesClient.from_url(proxy.url, gate=gate) as writer:
         started_at_seconds = time.monotonic()
         with pytest.raises(DeliveryUnknown):
-            await KubernetesClient(plain._connection, gate=gate).create(config_maps(namespace), config_map("a"))
+            await writer.create(config_maps(namespace), config_map("a"))
     assert time.monotonic() - started_at_seconds < 2.0
 
 

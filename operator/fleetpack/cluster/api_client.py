@@ -209,9 +209,9 @@ class KubernetesClient:
         return client
 
     @classmethod
-    def from_url(cls, url: str) -> KubernetesClient:
+    def from_url(cls, url: str, *, gate: WriteGate | None = None) -> KubernetesClient:
         """Connect without credentials, to a server or proxy that asks for none."""
-        return cls(_connect(Configuration(host=url)))
+        return cls(_connect(Configuration(host=url)), gate=gate)
 
     def with_writes(
         self,
