@@ -121,6 +121,27 @@ def render_service(resource: InferenceDeployment) -> Manifest | None:
     }
 
 
+def render_disruption_budget(resource: InferenceDeployment, minimum_available: int) -> Manifest:
+    """Return the budget that makes `kubectl drain` ask before it takes replicas away.
+
+    It is an integer, because the Pods have no workload controller whose size Kubernetes could take a share of.
+    """
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {
+            "name": resource.metadata.name,
+            "namespace": resource.metadata.namespace,
+            "labels": {names.DEPLOYMENT_LABEL: resource.metadata.name},
+            "ownerReferences": [owner_reference(resource)],
+        },
+        "spec": {
+            "minAvailable": minimum_available,
+            "selector": {"matchLabels": {names.DEPLOYMENT_LABEL: resource.metadata.name, names.SERVING_LABEL: "true"}},
+        },
+    }
+
+
 def service_name(resource: InferenceDeployment) -> str:
     """Return the name of the deployment's Service."""
     service = resource.spec.service

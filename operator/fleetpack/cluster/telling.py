@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
 
 from fleetpack.api.accelerator_pool import AcceleratorPool, AcceleratorPoolStatus
 from fleetpack.api.conditions import Reason
@@ -18,10 +17,11 @@ from fleetpack.api.inference_deployment import InferenceDeployment, InferenceDep
 from fleetpack.cluster import names
 from fleetpack.cluster.api_client import KubernetesClient, PatchType
 from fleetpack.cluster.errors import KubernetesError
-from fleetpack.cluster.rendering import render_service, service_name
+from fleetpack.cluster.rendering import Manifest, render_disruption_budget, render_service
 from fleetpack.cluster.status import deployment_status, pool_status, worth_writing
 from fleetpack.core.decision import Decision
 from fleetpack.core.inputs import Plan
+from fleetpack.core.reports import DeploymentReport
 
 _logger = logging.getLogger(__name__)
 
@@ -32,8 +32,22 @@ QUIET_REASONS = frozenset(
 """Reasons that are no news by themselves."""
 
 
+_COLLECTIONS = {
+    "Service": "/api/v1/namespaces/{namespace}/services",
+    "PodDisruptionBudget": "/apis/policy/v1/namespaces/{namespace}/poddisruptionbudgets",
+}
+
+
+def _companions(resource: InferenceDeployment, report: DeploymentReport) -> list[Manifest]:
+    """Return the objects beside the Pods that a deployment should have now."""
+    wanted = report.desired_replicas
+    minimum_available = max(0, wanted - resource.spec.disruption.max_unavailable.resolve(wanted))
+    service = render_service(resource)
+    return [render_disruption_budget(resource, minimum_available), *([service] if service else [])]
+
+
 class Teller:
-    """Keeps status, events and Services of our resources as the latest plan says."""
+    """Keeps status, events, Services and disruption budgets of our resources as the latest plan says."""
 
     def __init__(self, client: KubernetesClient, clock: Callable[[], float], reporter: str) -> None:
         self._client = client
@@ -41,7 +55,7 @@ class Teller:
         self._reporter = reporter
         self._written: dict[str, tuple[float, InferenceDeploymentStatus | AcceleratorPoolStatus]] = {}
         self._told: dict[tuple[str, str], tuple[int, float]] = {}
-        self._services: dict[str, Mapping[str, Any]] = {}
+        self._applied: dict[tuple[str, str], Manifest] = {}
 
     async def tell(
         self,
@@ -58,7 +72,7 @@ class Teller:
                 wanted = deployment_status(resource, report, now)
                 path = names.deployment_path(report.deployment, "status")
                 writes.append(self._write_status(path, resource.metadata.uid, resource.status, wanted, now))
-                writes.append(self._ensure_service(resource))
+                writes.extend(self._ensure(resource, manifest) for manifest in _companions(resource, report))
         for pool_report in plan.pools:
             pool = pools.get(pool_report.pool)
             if pool is not None:
@@ -98,19 +112,15 @@ class Teller:
             self._written.pop(uid, None)
             raise
 
-    async def _ensure_service(self, resource: InferenceDeployment) -> None:
-        """Create or correct the Service that a deployment asks for; once per spec, since nobody else touches it."""
-        service = render_service(resource)
-        if service is None or self._services.get(resource.metadata.uid) == service:
+    async def _ensure(self, resource: InferenceDeployment, manifest: Manifest) -> None:
+        """Apply an object that accompanies a deployment, once for each form of it, since nobody else touches it."""
+        kind, metadata = manifest["kind"], manifest["metadata"]
+        key = (resource.metadata.uid, kind)
+        if self._applied.get(key) == manifest:
             return
-        namespace = resource.metadata.namespace
-        await self._client.patch(
-            f"/api/v1/namespaces/{namespace}/services/{service_name(resource)}",
-            service,
-            content_type=PatchType.APPLY,
-            force=True,
-        )
-        self._services[resource.metadata.uid] = service
+        path = f"{_COLLECTIONS[kind].format(namespace=metadata['namespace'])}/{metadata['name']}"
+        await self._client.patch(path, manifest, content_type=PatchType.APPLY, force=True)
+        self._applied[key] = manifest
 
     def _is_news(self, decision: Decision, now: float) -> bool:
         key = (decision.subject, decision.reason)
@@ -156,7 +166,7 @@ class Teller:
         alive = {resource.metadata.uid for resource in deployments.values()}
         alive |= {pool.metadata.uid for pool in pools.values()}
         self._written = {uid: entry for uid, entry in self._written.items() if uid in alive}
-        self._services = {uid: entry for uid, entry in self._services.items() if uid in alive}
+        self._applied = {key: entry for key, entry in self._applied.items() if key[0] in alive}
         self._told = {key: entry for key, entry in self._told.items() if now - entry[1] < REPEAT_SECONDS}
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from fleetpack.core.fleet import Labels, Problem, Resources, Toleration
+from fleetpack.core.windows import Window
 
 ONE_POD = Resources(pods=1)
 """A Pod that asks for nothing still takes one of the node's places."""
@@ -68,6 +69,8 @@ class Disruption:
     maximum_unavailable_fraction: float = 0.1
     """Rounded up: a tenth of three replicas is one."""
     drain_seconds: float = 120.0
+    windows: tuple[Window, ...] = ()
+    """When a template may be rolled; none: at any time."""
 
     def allowed(self, replicas: int) -> int:
         """How many of `replicas` may be unavailable at once."""

@@ -82,6 +82,9 @@ def decide(found: Assessment, placement: Placement, state: DeploymentState, now:
             f"{state.failures} Pods in a row failed or were refused, next try in {state.retry_at - now:.0f} s{refusal}"
         )
         return _decision(found, before, reason, message)
+    if found.standing.waiting_for_window and after == before:
+        message = f"{found.standing.waiting_for_window} replicas of an older template wait for spec.disruption.windows"
+        return _decision(found, after, Reason.DISRUPTION_LIMIT, message)
     return _decision(found, after, found.desired.reason, found.desired.message)
 
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 
 from fleetpack.api.accelerator_pool import AcceleratorPool, CapacityType, CustomInstanceType
 from fleetpack.api.conditions import Reason
-from fleetpack.api.inference_deployment import InferenceDeployment, Signal
+from fleetpack.api.inference_deployment import InferenceDeployment, Signal, Weekday
 from fleetpack.api.inference_deployment import Variant as VariantSpecification
+from fleetpack.api.inference_deployment import Window as WindowSpecification
 from fleetpack.catalog import (
     AllocationPolicy,
     Catalog,
@@ -34,6 +35,7 @@ from fleetpack.core.deployments import (
 from fleetpack.core.fleet import Offering, Pool, PoolProvider, Problem
 from fleetpack.core.packing.topology import Misfit, cores_needed, legal_masks
 from fleetpack.core.templates import merge_template, node_selector, pod_requests, template_hash, tolerations
+from fleetpack.core.windows import Window, zone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,12 +78,13 @@ def interpret_deployment(
             maximum_unavailable=unavailable.count,
             maximum_unavailable_fraction=(unavailable.percent or 0) / 100,
             drain_seconds=spec.disruption.drain.seconds,
+            windows=tuple(_window(window) for window in spec.disruption.windows),
         ),
         variants=tuple(variants),
         priority=priority,
         deleting=resource.metadata.deletion_timestamp is not None,
         problems=tuple(problems) if not variants else (),
-        warnings=tuple(problems) if variants else (),
+        warnings=(*(problems if variants else ()), *_unknown_zones(resource)),
         learned=_learned(resource),
     )
 
@@ -143,6 +146,28 @@ def _signal(signal: Signal) -> SignalSpecification:
         interval_seconds=signal.interval.seconds,
         stale_after_seconds=signal.stale_after.seconds,
     )
+
+
+def _window(window: WindowSpecification) -> Window:
+    hours, _, minutes = window.start.partition(":")
+    days = list(Weekday)
+    return Window(
+        weekdays=tuple(sorted(days.index(day) for day in window.days)),
+        start_minute=int(hours) * 60 + int(minutes),
+        duration_seconds=window.duration.seconds,
+        timezone=window.timezone,
+    )
+
+
+def _unknown_zones(resource: InferenceDeployment) -> list[Problem]:
+    return [
+        Problem(
+            reason=Reason.INVALID_SPEC,
+            message=f"spec.disruption.windows: timezone {window.timezone!r} is not known here, UTC is used instead",
+        )
+        for window in resource.spec.disruption.windows
+        if zone(window.timezone) is None
+    ]
 
 
 def _learned(resource: InferenceDeployment) -> tuple[LearnedProfile, ...]:

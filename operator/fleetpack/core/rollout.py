@@ -20,6 +20,7 @@ from fleetpack.api.conditions import Reason
 from fleetpack.core.decision import Action, DeleteReplica, DrainReplica, RestoreReplica
 from fleetpack.core.deployments import Deployment
 from fleetpack.core.fleet import Replica, ReplicaPhase
+from fleetpack.core.windows import open_now
 
 UNBOUND_SECONDS = 10.0
 """A Pod that the scheduler has not bound after this long will not be: it binds within milliseconds or finds an obstacle."""
@@ -41,6 +42,8 @@ class Standing:
     overdue: tuple[Replica, ...]
     """Not bound in time."""
     ready: int
+    waiting_for_window: int = 0
+    """How many of `current` have an older template that may not be rolled at this time of day."""
 
     @property
     def live(self) -> int:
@@ -59,10 +62,13 @@ def standing(deployment: Deployment, replicas: tuple[Replica, ...], now: float) 
     live = [replica for replica in known if replica.phase in LIVE_PHASES and replica not in overdue]
     current: list[Replica] = []
     outdated: list[Replica] = []
+    may_roll = open_now(deployment.disruption.windows, now)
+    waiting_for_window = 0
     for replica in live:
         variant = deployment.variant(replica.variant)
         up_to_date = variant is not None and replica.template_hash == variant.template_hash
-        (current if up_to_date or deployment.problems else outdated).append(replica)
+        (current if up_to_date or deployment.problems or not may_roll else outdated).append(replica)
+        waiting_for_window += not (up_to_date or deployment.problems or may_roll)
     return Standing(
         current=tuple(current),
         outdated=tuple(outdated),
@@ -70,6 +76,7 @@ def standing(deployment: Deployment, replicas: tuple[Replica, ...], now: float) 
         failed=tuple(replica for replica in known if replica.phase is ReplicaPhase.FAILED),
         overdue=tuple(overdue),
         ready=sum(replica.phase is ReplicaPhase.READY for replica in live),
+        waiting_for_window=waiting_for_window,
     )
 
 
