@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fleetpack_simulator.checking import DeploymentCost, ViolationKind
 from seen_objects import Story, deployment, foreign_pod, node, pool, replica
@@ -167,6 +169,27 @@ def test_should_judge_a_pools_own_instance_type_by_the_pools_words() -> None:
     report = story.recorder.report(until_seconds=story.now_seconds)
     assert (report.violations, report.usd_spent) == ((), pytest.approx(2.0))
     assert kinds(story.add(replica("chat-1", "6-8"))) == [ViolationKind.ILLEGAL_CORES]
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9), st.integers(1, 3)), max_size=12))
+def test_should_find_double_bookings_exactly_when_two_pods_hold_one_core(
+    steps: list[tuple[int, int, int]],
+) -> None:
+    story = Story(nodes=[node("a", "inf2.48xlarge", 24)])
+    held: dict[int, set[int]] = {}
+    overlapping: set[frozenset[int]] = set()
+    for number, first_device, devices in steps:
+        name, cores = f"chat-{number}", range(first_device * 2, (first_device + devices) * 2)
+        pod = replica(name, f"{cores[0]}-{cores[-1]}")
+        if number in held:
+            del held[number]
+            story.delete(pod)
+            continue
+        overlapping |= {frozenset((number, other)) for other, taken in held.items() if taken & set(cores)}
+        held[number] = set(cores)
+        story.add(pod)
+    double_booked = [kind for kind in kinds(story) if kind is ViolationKind.DOUBLE_BOOKED]
+    assert len(double_booked) == len(overlapping)
 
 
 # -- capacity
