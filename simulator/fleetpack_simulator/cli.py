@@ -14,6 +14,7 @@ import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 from aiohttp import web
@@ -29,9 +30,10 @@ from fleetpack_simulator.load import (
     Replayer,
     ReplayOptions,
     StaticEndpoints,
-    prefer_punctuality,
+    summarize,
 )
 from fleetpack_simulator.pods import DEPLOYMENT_LABEL, SERVING_LABEL, watching
+from fleetpack_simulator.punctuality import prefer_punctuality
 from fleetpack_simulator.registry import PodRegistry, Registry, StaticRegistry
 from fleetpack_simulator.server import start_server
 from fleetpack_simulator.settings import PREFIX, replica_settings
@@ -123,19 +125,36 @@ async def _serve_until_stopped(registry: Registry, port: int, *, drain_seconds: 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
     server = await start_server(registry, port=port, loopback_only=loopback_only, drain_seconds=drain_seconds)
+    prefer_punctuality()
     click.echo(f"serving on port {server.port}")
     await stopped.wait()
     await server.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Target:
-    """Whom a load is sent to."""
+class _LoadOptions:
+    """The options of `load`: what is replayed, against whom, and where the outcome goes."""
 
-    kubeconfig: Path | None
+    trace: Path | None
+    generator: str | None
+    options: tuple[str, ...]
+    speed: float
+    start_seconds: float
+    duration_seconds: float | None
+    model: str | None
     deployment: str | None
+    kubeconfig: Path | None
     addresses: tuple[str, ...]
     port: int
+    status_port: int | None
+    json_path: Path | None
+
+    def requests(self) -> tuple[Request, ...]:
+        """Read or draw the load."""
+        options = generator_options(self.options)
+        requests = read_trace(self.trace) if self.trace else generate(self.generator or "", options)
+        requests = compress(within(requests, self.start_seconds, float("inf")), self.speed)
+        return requests if self.duration_seconds is None else within(requests, 0, self.duration_seconds)
 
 
 @main.command()
@@ -172,38 +191,21 @@ class _Target:
 @click.option(
     "--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the summary to this file."
 )
-def load(
-    trace: Path | None,
-    generator: str | None,
-    options: tuple[str, ...],
-    speed: float,
-    start_seconds: float,
-    duration_seconds: float | None,
-    model: str | None,
-    deployment: str | None,
-    kubeconfig: Path | None,
-    addresses: tuple[str, ...],
-    port: int,
-    status_port: int | None,
-    json_path: Path | None,
-) -> None:
+def load(**given: Any) -> None:
     """Replay a load against the Ready replicas of an InferenceDeployment, or against given addresses."""
-    if (trace is None) == (generator is None):
+    options = _LoadOptions(**given)
+    if (options.trace is None) == (options.generator is None):
         raise click.UsageError("give exactly one of --trace and --generator")
-    if not addresses and (deployment is None or kubeconfig is None or "/" not in deployment):
+    if not options.addresses and (options.kubeconfig is None or "/" not in (options.deployment or "")):
         raise click.UsageError("give --deployment NAMESPACE/NAME with --kubeconfig, or --address HOST:PORT")
     try:
-        requests = read_trace(trace) if trace else generate(generator or "", generator_options(options))
-        requests = compress(within(requests, start_seconds, float("inf")), speed)
-        if duration_seconds is not None:
-            requests = within(requests, 0, duration_seconds)
+        requests = options.requests()
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    target = _Target(kubeconfig=kubeconfig, deployment=deployment, addresses=addresses, port=port)
-    summary = asyncio.run(_load(requests, target, model, status_port))
+    summary = asyncio.run(_load(requests, options))
     _print_summary(summary)
-    if json_path is not None:
-        json_path.write_text(summary.to_json() + "\n", encoding="utf-8")
+    if options.json_path is not None:
+        options.json_path.write_text(summary.to_json() + "\n", encoding="utf-8")
     if not summary.is_valid or summary.completed < summary.requests:
         raise SystemExit(1)
 
@@ -223,16 +225,22 @@ def generator_options(pairs: tuple[str, ...]) -> GeneratorOptions:
     return GeneratorOptions(**values)  # type: ignore[arg-type]
 
 
-async def _load(
-    requests: tuple[Request, ...], target: _Target, model: str | None, status_port: int | None
-) -> LoadSummary:
-    async with _endpoints(target) as endpoints:
-        replayer = Replayer(endpoints, ReplayOptions(model=model))
-        runner = None if status_port is None else await _serve_status(replayer, status_port)
+async def _load(requests: tuple[Request, ...], options: _LoadOptions) -> LoadSummary:
+    async with _endpoints(options) as endpoints:
+        replayer = Replayer(endpoints, ReplayOptions(model=options.model))
+        runner = None if options.status_port is None else await _serve_status(replayer, options.status_port)
         prefer_punctuality()
         progress = asyncio.create_task(_tell_progress(replayer, len(requests)))
+        running = asyncio.create_task(replayer.run(requests))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, running.cancel)
         try:
-            return await replayer.run(requests)
+            return await running
+        except asyncio.CancelledError:
+            # Stopped by a person or a script: what has ended so far is still a result.
+            live = replayer.live
+            click.echo(f"stopped: {live.due - live.completed - live.failed} open requests are not counted", err=True)
+            return summarize(replayer.records)
         finally:
             progress.cancel()
             if runner is not None:
@@ -240,14 +248,14 @@ async def _load(
 
 
 @contextlib.asynccontextmanager
-async def _endpoints(target: _Target) -> AsyncIterator[Endpoints]:
-    if target.addresses or target.kubeconfig is None or target.deployment is None:
-        yield StaticEndpoints(target.addresses)
+async def _endpoints(options: _LoadOptions) -> AsyncIterator[Endpoints]:
+    if options.addresses or options.kubeconfig is None or options.deployment is None:
+        yield StaticEndpoints(options.addresses)
         return
-    namespace, _, name = target.deployment.partition("/")
+    namespace, _, name = options.deployment.partition("/")
     selector = f"{DEPLOYMENT_LABEL}={name},{SERVING_LABEL}=true"
-    async with watching(target.kubeconfig, label_selector=selector, namespace=namespace) as watcher:
-        endpoints = PodEndpoints(watcher, port=target.port)
+    async with watching(options.kubeconfig, label_selector=selector, namespace=namespace) as watcher:
+        endpoints = PodEndpoints(watcher, port=options.port)
         await watcher.synced.wait()
         yield endpoints
 

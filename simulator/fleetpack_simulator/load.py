@@ -5,16 +5,15 @@ down (coordinated omission). The replayer is also the router, because no Service
 the Ready replica with the fewest requests outstanding, and holds requests while there is none. A replica that goes away or says
 503 costs a retry elsewhere, which is counted; other errors end the request as failed. The replayer's own lag, from the instant
 a request was due to the instant it was taken up, is part of the result: above the limit, the run says nothing.
+
+aiohttp is the client because it is cheap: 2.9 ms of CPU per streamed request of some 20 chunks, where httpx takes 16.5 ms.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
 import json
 import math
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -308,16 +307,6 @@ async def replay(
 ) -> LoadSummary:
     """Replay one load; use `Replayer` to look at it while it runs or at its records afterwards."""
     return await Replayer(endpoints, options).run(requests)
-
-
-def prefer_punctuality() -> None:
-    """Make this process punctual on a busy machine: a higher priority where that is allowed, and short garbage collections."""
-    # On two cores that others keep busy the 99th percentile of the lag was 87 ms at the usual priority and 9 ms at this one.
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, -10)
-    # What exists now stays; without it in the way, collections are short.
-    gc.collect()
-    gc.freeze()
 
 
 class _ReplicaAwayError(Exception):

@@ -82,6 +82,8 @@ class PodRegistry:
 
     def __init__(self, watcher: PodWatcher) -> None:
         self._by_ip: dict[str, PodView] = {}
+        # A Pod's engine does not change while it lives, so what was read of it once holds.
+        self._located: dict[str, ReplicaAt] = {}
         self._gone: list[Gone] = []
         watcher.listen(self._changed)
 
@@ -92,11 +94,14 @@ class PodRegistry:
             return NoReplica(reason=f"no Pod has the address {address}")
         if pod.phase != "Running":
             return NoReplica(reason=f"Pod {pod.namespace}/{pod.name} is {pod.phase}, it is not Running")
-        try:
-            settings = replica_settings(pod.environment, cores=pod_cores(pod))
-        except ValueError as error:
-            return NoReplica(reason=f"Pod {pod.namespace}/{pod.name}: {error}")
-        return ReplicaAt(identity=pod.uid, settings=settings)
+        found = self._located.get(pod.uid)
+        if found is None:
+            try:
+                settings = replica_settings(pod.environment, cores=pod_cores(pod))
+            except ValueError as error:
+                return NoReplica(reason=f"Pod {pod.namespace}/{pod.name}: {error}")
+            found = self._located[pod.uid] = ReplicaAt(identity=pod.uid, settings=settings)
+        return found
 
     def listen(self, gone: Gone) -> None:
         """Have `gone` called for each Pod that is deleted or has ended."""
@@ -109,6 +114,7 @@ class PodRegistry:
         if after is not None and after.ip and not has_ended:
             self._by_ip[after.ip] = after
         if before is not None and has_ended:
+            self._located.pop(before.uid, None)
             for gone in self._gone:
                 gone(before.uid)
 

@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from cluster_fixtures import wait_for
 from fleetpack_simulator.cli import main
 
 ENGINE = {
@@ -53,6 +55,31 @@ def test_should_serve_in_a_container_and_write_the_summary_of_a_load(port: int, 
     assert summary["completed"] == summary["requests"] > 5
     assert result.exit_code == (0 if summary["is_valid"] else 1), result.output
     assert "time to first token" in result.output
+
+
+def test_should_tell_its_queue_while_no_replica_answers_and_sum_up_when_it_is_stopped(
+    unused_tcp_port_factory: Callable[[], int],
+) -> None:
+    status_port, closed_port = unused_tcp_port_factory(), unused_tcp_port_factory()
+    arguments = ("--generator", "constant", "--address", f"127.0.0.1:{closed_port}", "--status-port", str(status_port))
+    command = [sys.executable, "-m", "fleetpack_simulator.cli", "load", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        waiting = wait_for(lambda: read_waiting(status_port), limit_seconds=30, what="a held request")
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=10)
+
+    assert waiting >= 1
+    assert process.returncode == 0
+    assert "0 of 0 requests completed" in output
+
+
+def read_waiting(port: int) -> int:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=1) as response:
+            waiting: int = json.load(response)["waiting"]
+            return waiting
+    except OSError:
+        return 0
 
 
 def test_should_not_start_without_cores() -> None:
