@@ -51,12 +51,22 @@ def learn(state: DeploymentState, flows: tuple[PodFlow, ...], replicas: tuple[Re
                 saturated_running_seconds=entry.saturated_running_seconds * fade + flow.running * flow.seconds,
             )
     counted = set(state.started_uids)
+    if state.desired is None:
+        # In its first pass a process did not see them start: what they show is their last change to Ready, perhaps hours later.
+        counted.update(replica.uid for replica in replicas if replica.ready_at is not None)
     for replica in replicas:
         if replica.phase is ReplicaPhase.READY and replica.ready_at is not None and replica.uid not in counted:
             entry = learning.get(replica.variant, Learning(variant=replica.variant))
             seconds = (*entry.startups_seconds, max(0.0, replica.ready_at - replica.created_at))
             learning[replica.variant] = replace(entry, startups_seconds=seconds[-STARTUPS_REMEMBERED:])
-    present = tuple(sorted(replica.uid for replica in replicas if replica.uid and replica.ready_at is not None))
+    # One that became unready is not starting anew when it is ready again.
+    present = tuple(
+        sorted(
+            replica.uid
+            for replica in replicas
+            if replica.uid and (replica.ready_at is not None or replica.uid in counted)
+        )
+    )
     ordered = tuple(entry for _, entry in sorted(learning.items()))
     return replace(state, learning=ordered, started_uids=present)
 

@@ -9,7 +9,7 @@ from fleetpack.core.decision import Action, CreateReplica, SetScale
 from fleetpack.core.deployments import Mode
 from fleetpack.core.fleet import FleetSnapshot, Replica
 from fleetpack.core.packing.pack import Assignment, Placement
-from fleetpack.core.rollout import Weights, give_up, housekeeping, missing_replicas, removals, restorable
+from fleetpack.core.rollout import RoomFound, Weights, give_up, housekeeping, missing_replicas, removals, restorable
 
 
 def reconcile(found: Assessment, placement: Placement, snapshot: FleetSnapshot, now: float) -> tuple[Action, ...]:
@@ -31,11 +31,12 @@ def reconcile(found: Assessment, placement: Placement, snapshot: FleetSnapshot, 
         replica.name: replica_usd_per_hour(nodes.get(replica.node), replica.cores_count) for replica in found.replicas
     }
     weights = Weights(work=work, usd_per_hour=costs)
-    for replica, reason in removals(deployment, found.standing, found.wanted, len(unplaced), weights):
+    hopeless = sum(not entry.awaiting_launch for entry in unplaced)
+    room = RoomFound(hopeless=hopeless, attainable=len(found.replicas) + len(assigned))
+    for replica, reason in removals(deployment, found.standing, found.wanted, room, weights):
         actions.append(give_up(replica, reason))
     actions.extend(_creations(found, [entry for entry in assigned if not entry.promised], snapshot))
     # What has no place is not asked for; what waits for a node or a back-off is.
-    hopeless = sum(not entry.awaiting_launch for entry in unplaced)
     feasible = max(found.wanted - hopeless, min(found.wanted, found.standing.live))
     if deployment.mode is Mode.AUTO and feasible != deployment.replicas:
         actions.append(SetScale(deployment=deployment.key, replicas=feasible, reason=found.desired.reason))

@@ -26,7 +26,12 @@ UNBOUND_SECONDS = 10.0
 """A Pod that the scheduler has not bound after this long will not be: it binds within milliseconds or finds an obstacle."""
 
 LIVE_PHASES = (ReplicaPhase.REQUESTED, ReplicaPhase.UNBOUND, ReplicaPhase.STARTING, ReplicaPhase.READY)
-_LEAST_USE_FIRST = {ReplicaPhase.UNBOUND: 0, ReplicaPhase.STARTING: 1, ReplicaPhase.READY: 2}
+_LEAST_USE_FIRST = {
+    ReplicaPhase.REQUESTED: 0,
+    ReplicaPhase.UNBOUND: 1,
+    ReplicaPhase.STARTING: 2,
+    ReplicaPhase.READY: 3,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +107,7 @@ def restorable(now: Standing, deployment: Deployment, missing: int) -> tuple[Rep
 
 
 def removals(
-    deployment: Deployment, now: Standing, wanted: int, unplaced: int, weights: Weights
+    deployment: Deployment, now: Standing, wanted: int, room: RoomFound, weights: Weights
 ) -> tuple[tuple[Replica, str], ...]:
     """Return the replicas to give up in this pass, each with the reason."""
     if not now.outdated:
@@ -115,14 +120,26 @@ def removals(
     replaced = choose_victims(old_ready, now.ready - wanted, weights)
     surplus = choose_victims(now.current, len(now.current) - wanted, weights)
     broken: tuple[Replica, ...] = ()
-    if unplaced and not replaced:
-        spare = deployment.disruption.allowed(wanted) - max(0, wanted - now.ready)
-        broken = choose_victims(old_ready, min(spare, unplaced), weights)
+    if room.hopeless and not replaced:
+        # On a short fleet the budget is a share of what there is room for; against what is wanted it would never be free.
+        attainable = min(wanted, room.attainable)
+        spare = deployment.disruption.allowed(attainable) - max(0, attainable - now.ready)
+        broken = choose_victims(old_ready, min(spare, room.hopeless), weights)
     return (
         *((replica, Reason.TEMPLATE_CHANGED) for replica in (*old_unready, *replaced)),
         *((replica, Reason.SURPLUS) for replica in surplus),
         *((replica, Reason.NO_ROOM_TO_SURGE) for replica in broken),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoomFound:
+    """What the packing found for one deployment."""
+
+    hopeless: int = 0
+    """Replicas that have no place, and for which no node is on its way."""
+    attainable: int = 0
+    """Replicas that hold room, in whatever phase, or have been given some in this pass."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,8 +156,8 @@ def choose_victims(candidates: tuple[Replica, ...], count: int, weights: Weights
     """Return `count` replicas to give up, least loss first.
 
     Not yet serving before serving, then the one whose node it would empty soonest, the dearest, the least busy, the youngest, the
-    highest ordinal.
-    A replica whose creation is still on its way has no UID, so it cannot be deleted yet.
+    highest ordinal. A replica whose creation is still on its way has no UID, so it cannot be deleted yet: it is the first to
+    go once it is seen, and none that serves goes in its stead.
     """
     on_node = Counter(replica.node for replica in candidates)
     ordered = sorted(
@@ -157,7 +174,7 @@ def choose_victims(candidates: tuple[Replica, ...], count: int, weights: Weights
             -replica.created_at,
         ),
     )
-    return tuple(ordered[: max(0, count)])
+    return tuple(replica for replica in ordered[: max(0, count)] if replica.phase is not ReplicaPhase.REQUESTED)
 
 
 def give_up(replica: Replica, reason: str) -> Action:
