@@ -59,6 +59,10 @@ cluster-up: setup ## Start a real control plane on this machine (NAME=x for anot
 cluster-down: setup ## End that control plane and remove its state
 	@$(BIN)/python hack/cluster --name $(or $(NAME),default) down
 
+.PHONY: bench
+bench: setup ## Measure what is promised against bench/budgets.yaml (twenty minutes; BENCH="planning reaction" for a part)
+	@$(BIN)/python hack/bench $(BENCH)
+
 # TRACE=FILE replays a trace, KEEP=1 leaves everything running, LOAD_SECONDS=n sets how long the load lasts.
 .PHONY: demo
 demo: setup ## Show it all at work on a real control plane (TRACE=FILE, KEEP=1; four minutes, the first time ten more to build)

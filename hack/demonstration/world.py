@@ -29,6 +29,8 @@ class World:
 
     objects: dict[str, dict[str, dict[str, Any]]] = field(default_factory=lambda: {name: {} for name in PATHS})
     recorder: Recorder = field(default_factory=Recorder)
+    on_event: Callable[[str, str, dict[str, Any]], None] = lambda resource, kind, own: None
+    """Told of each event: resource, type, object."""
 
     def all(self, resource: str) -> list[dict[str, Any]]:
         """Return the objects of a resource, sorted by name."""
@@ -56,3 +58,4 @@ class World:
         elif kind in ("ADDED", "MODIFIED"):
             self.objects[resource][own["metadata"]["uid"]] = own
         self.recorder.watch_event(resource, {"type": kind, "object": own}, at_seconds)
+        self.on_event(resource, kind, own)

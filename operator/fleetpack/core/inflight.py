@@ -26,6 +26,8 @@ from fleetpack.core.state import Blocked, SetAside, State
 
 LAUNCH_BACK_OFF_SECONDS = 30.0
 """First wait after a launch that the provider refused; doubles up to the maximum below."""
+LOST_LAUNCH_SECONDS = 900.0
+"""A machine that has not joined a quarter of an hour after its launch will not; Karpenter gives up after the same time."""
 CREATE_BACK_OFF_SECONDS = 5.0
 MAXIMUM_BACK_OFF_SECONDS = 600.0
 
@@ -33,6 +35,19 @@ MAXIMUM_BACK_OFF_SECONDS = 600.0
 def back_off_seconds(first_seconds: float, refusals: int) -> float:
     """Return the wait after the n-th refusal in a row."""
     return float(min(MAXIMUM_BACK_OFF_SECONDS, first_seconds * 2 ** (min(refusals, 20) - 1)))
+
+
+def without_lost_launches(snapshot: FleetSnapshot, now: float) -> FleetSnapshot:
+    """Return the snapshot in which a node that has been booting for too long promises no room any more."""
+    return replace(
+        snapshot,
+        nodes=tuple(
+            replace(node, booting=False)
+            if node.booting and node.created_at and now - node.created_at > LOST_LAUNCH_SECONDS
+            else node
+            for node in snapshot.nodes
+        ),
+    )
 
 
 def project(
@@ -168,15 +183,15 @@ def learn_from_failures(state: State, issued: tuple[IssuedAction, ...], now: flo
     )
 
 
-def set_aside(state: State, refused: tuple[tuple[str, int], ...], now: float, first_seconds: float) -> State:
-    """Remember nodes and sizes that the scheduler did not bind in time."""
+def set_aside(state: State, refused: tuple[tuple[str, str], ...], now: float, first_seconds: float) -> State:
+    """Remember which nodes the scheduler did not bind a deployment's Pod to in time."""
     entries = {
-        (entry.node, entry.cores_count): entry
+        (entry.deployment, entry.node): entry
         for entry in state.set_aside
         if entry.until > now - MAXIMUM_BACK_OFF_SECONDS
     }
-    for node, cores_count in refused:
-        refusals = (entries[node, cores_count].refusals if (node, cores_count) in entries else 0) + 1
+    for key in refused:
+        refusals = (entries[key].refusals if key in entries else 0) + 1
         until = now + back_off_seconds(first_seconds, refusals)
-        entries[node, cores_count] = SetAside(node=node, cores_count=cores_count, until=until, refusals=refusals)
+        entries[key] = SetAside(deployment=key[0], node=key[1], until=until, refusals=refusals)
     return replace(state, set_aside=tuple(entry for _, entry in sorted(entries.items())))

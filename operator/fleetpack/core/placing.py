@@ -47,6 +47,13 @@ def placement_requests(assessments: tuple[Assessment, ...], state: State, now: f
 
 
 def _options(found: Assessment, state: State, now: float) -> tuple[VariantNeed, ...]:
+    aside: dict[str, set[str]] = {}
+    for entry in state.set_aside:
+        if entry.deployment == found.deployment.key and entry.until > now:
+            aside.setdefault(entry.variant, set()).add(entry.node)
+    set_aside = frozenset(
+        entry.node for entry in state.set_aside if entry.until > now and entry.deployment == found.deployment.key
+    )
     return tuple(
         VariantNeed(
             variant=variant.name,
@@ -56,16 +63,16 @@ def _options(found: Assessment, state: State, now: float) -> tuple[VariantNeed, 
             requests=variant.requests,
             node_selector=variant.node_selector,
             tolerations=variant.tolerations,
-            set_aside_nodes=frozenset(entry.node for entry in state.set_aside if entry.until > now),
+            set_aside_nodes=frozenset(aside.get(variant.name, ())),
         )
         for variant in found.deployment.variants
     )
 
 
-def refused_places(assessments: tuple[Assessment, ...]) -> tuple[tuple[str, int], ...]:
-    """Return the nodes and sizes of replicas that the scheduler did not bind in time."""
+def refused_places(assessments: tuple[Assessment, ...]) -> tuple[tuple[str, str], ...]:
+    """Return deployment and node of each replica that the scheduler did not bind in time."""
     return tuple(
-        sorted({(replica.node, replica.cores_count) for found in assessments for replica in found.standing.overdue})
+        sorted({(found.deployment.key, replica.node) for found in assessments for replica in found.standing.overdue})
     )
 
 

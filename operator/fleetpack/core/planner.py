@@ -33,7 +33,7 @@ def plan(inputs: Inputs, state: State) -> tuple[Plan, State]:
     """Decide how many replicas each model gets and on which cores, and say why."""
     now = max(inputs.now, state.last_now)
     state = inflight.learn_from_failures(replace(state, last_now=now), inputs.issued, now)
-    snapshot = inflight.project(inputs.snapshot, inputs.issued, inputs.deployments)
+    snapshot = inflight.project(inflight.without_lost_launches(inputs.snapshot, now), inputs.issued, inputs.deployments)
     inputs = replace(inputs, deployments=inflight.project_scales(inputs.deployments, inputs.issued))
     # 1-6: observe, demand, forecast, size, stabilise, budget: each deployment by itself
     assessments, state = _assess_all(inputs, snapshot, state, now)

@@ -82,10 +82,11 @@ class DeploymentState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetAside:
-    """A node that the scheduler refused for a size, until a time."""
+    """A node that the scheduler refused for a variant, until a time; its reason may be the Pod's own, so no other model is kept away."""
 
+    deployment: str
+    variant: str
     node: str
-    cores_count: int
     until: float
     refusals: int = 1
 
