@@ -82,7 +82,7 @@ class DeploymentState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetAside:
-    """A node that the scheduler refused for a variant, until a time; its reason may be the Pod's own, so no other model is kept away."""
+    """A node that the scheduler refused for a variant, until a time; the reason may lie in the Pod, so no other model is kept away."""
 
     deployment: str
     variant: str
