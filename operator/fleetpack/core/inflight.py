@@ -183,15 +183,20 @@ def learn_from_failures(state: State, issued: tuple[IssuedAction, ...], now: flo
     )
 
 
-def set_aside(state: State, refused: tuple[tuple[str, str], ...], now: float, first_seconds: float) -> State:
-    """Remember which nodes the scheduler did not bind a deployment's Pod to in time."""
+def set_aside(state: State, refused: tuple[tuple[str, str, str], ...], now: float, first_seconds: float) -> State:
+    """Remember the nodes that the scheduler did not bind to in time, each by deployment, variant and node."""
     entries = {
-        (entry.deployment, entry.node): entry
+        (entry.deployment, entry.variant, entry.node): entry
         for entry in state.set_aside
         if entry.until > now - MAXIMUM_BACK_OFF_SECONDS
     }
-    for key in refused:
-        refusals = (entries[key].refusals if key in entries else 0) + 1
+    for place in refused:
+        before = entries.get(place)
+        if before is not None and before.until > now:
+            # The same Pod, seen again before its deletion shows.
+            continue
+        refusals = before.refusals + 1 if before is not None else 1
         until = now + back_off_seconds(first_seconds, refusals)
-        entries[key] = SetAside(deployment=key[0], node=key[1], until=until, refusals=refusals)
+        deployment, variant, node = place
+        entries[place] = SetAside(deployment=deployment, variant=variant, node=node, until=until, refusals=refusals)
     return replace(state, set_aside=tuple(entry for _, entry in sorted(entries.items())))

@@ -51,9 +51,6 @@ def _options(found: Assessment, state: State, now: float) -> tuple[VariantNeed, 
     for entry in state.set_aside:
         if entry.deployment == found.deployment.key and entry.until > now:
             aside.setdefault(entry.variant, set()).add(entry.node)
-    set_aside = frozenset(
-        entry.node for entry in state.set_aside if entry.until > now and entry.deployment == found.deployment.key
-    )
     return tuple(
         VariantNeed(
             variant=variant.name,
@@ -69,10 +66,17 @@ def _options(found: Assessment, state: State, now: float) -> tuple[VariantNeed, 
     )
 
 
-def refused_places(assessments: tuple[Assessment, ...]) -> tuple[tuple[str, str], ...]:
-    """Return deployment and node of each replica that the scheduler did not bind in time."""
+def refused_places(assessments: tuple[Assessment, ...]) -> tuple[tuple[str, str, str], ...]:
+    """Return deployment, variant and node of each replica that the scheduler did not bind in time."""
     return tuple(
-        sorted({(found.deployment.key, replica.node) for found in assessments for replica in found.standing.overdue})
+        sorted(
+            {
+                (found.deployment.key, replica.variant, replica.node)
+                for found in assessments
+                if found.deployment.mode is not Mode.PAUSED
+                for replica in found.standing.overdue
+            }
+        )
     )
 
 
