@@ -26,7 +26,7 @@ async def measure(folder: Path) -> list[Figure]:
     """Return the figures of this machine."""
     drawn = random.Random(SEED)
     models = [f"step-{index:02d}" for index in range(STEPS)]
-    async with Fleet.running(folder, "bench", nodes=4) as fleet:
+    async with Fleet.running(folder, "bench", nodes=8) as fleet:
         for name in models:
             await fleet.apply(model_manifest(name, maximum_replicas=2, startup_seconds=1))
         await fleet.until(lambda: all(fleet.ready_pods(name) for name in models), "every model has its first replica")

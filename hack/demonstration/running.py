@@ -162,7 +162,7 @@ class Demo:
         raise RuntimeError(f"no ready replica after {READY_LIMIT_SECONDS:.0f} s; see {self.folder / 'operator.log'}")
 
     async def _start_load(self, plan: LoadPlan, admin: Path) -> None:
-        source = ["--trace", str(self.options.trace)] if self.options.trace else ["--generator", "production_chat"]
+        source = ["--trace", str(self.options.trace)] if self.options.trace else ["--generator", "production-chat"]
         name = plan.deployment
         self._loads[name] = await DemoProcess.start(
             f"load-{name}",
