@@ -32,6 +32,7 @@ check: setup ## Format, lint, types, import layers, generated files (no cluster 
 	@$(BIN)/ruff format --check --quiet . || { echo "check: run 'make format'"; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
+	@$(BIN)/mypy -p control_plane -p demonstration -p benchmarks -m installation
 	@$(BIN)/lint-imports --no-cache > /tmp/fleetpack-lint-imports.$$$$ || { cat /tmp/fleetpack-lint-imports.$$$$; exit 1; }; rm -f /tmp/fleetpack-lint-imports.*
 	@$(BIN)/python hack/generate_crds.py --check
 	@$(BIN)/python hack/generate_api_reference.py --check

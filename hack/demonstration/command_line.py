@@ -20,18 +20,34 @@ from fleetpack.cluster.errors import KubernetesError
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Replay this trace (CSV or JSONL, gzip or not) instead of a generated load.",
 )
-@click.option("--seconds", default=110.0, show_default=True, help="How long the load is replayed.")
+@click.option("--seconds", default=105.0, show_default=True, help="How long the load is replayed.")
 @click.option("--keep", is_flag=True, help="Leave cluster, operator and engines running.")
 @click.option(
     "--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the summary there too."
 )
 @click.option("--name", default="demo", show_default=True, help="Name of the cluster.")
 @click.option("--plain", is_flag=True, help="Print the picture now and then instead of redrawing it.")
-def main(trace: Path | None, seconds: float, keep: bool, json_path: Path | None, name: str, plain: bool) -> None:
+@click.option(
+    "--picture",
+    "picture_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Save the busiest picture as SVG.",
+)
+def main(
+    trace: Path | None,
+    seconds: float,
+    keep: bool,
+    json_path: Path | None,
+    name: str,
+    plain: bool,
+    picture_path: Path | None,
+) -> None:
     """Show fleetpack at work: a real control plane, real HTTP, a replayed load, and a live picture of every core."""
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=130)
     folder = fresh_folder(name)
-    options = Options(name=name, trace=trace, load_seconds=seconds, keep=keep, plain=plain)
+    options = Options(name=name, trace=trace, load_seconds=seconds, keep=keep, plain=plain, picture_path=picture_path)
     try:
         summary = asyncio.run(Demo(options=options, console=console, folder=folder).run())
     except (RuntimeError, KubernetesError) as error:

@@ -4,11 +4,14 @@ Each node is a row of cores in device order, `|` between devices; each model has
 is ready, lower case while it loads, `~` while it drains, `·` for a free core.
 """
 
+import io
+import re
 from collections import deque
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -62,6 +65,15 @@ def draw(frame: Frame) -> RenderableType:
         Panel(Text("\n".join(frame.decisions[-7:]) or "none yet"), title="last decisions", title_align="left"),
         Text("   ".join(frame.loads), style="dim"),
     )
+
+
+def save_picture(frame: Frame, path: Path) -> None:
+    """Write the picture as an SVG file, for documentation."""
+    canvas = Console(width=118, record=True, file=io.StringIO(), force_terminal=True)
+    canvas.print(draw(frame))
+    # The theme's fonts would be loaded from elsewhere; a page must look the same offline.
+    svg = re.sub(r"@font-face \{.*?\}", "", canvas.export_svg(title="make demo"), flags=re.DOTALL)
+    path.write_text(svg)
 
 
 def _models(frame: Frame) -> Table:

@@ -26,7 +26,7 @@ from control_plane import cluster
 from control_plane.api_client import ApiClient
 from control_plane.folders import cluster_folder
 from control_plane.identities import mint_service_account
-from demonstration.picture import COLOURS, Frame, ModelLine, draw
+from demonstration.picture import COLOURS, Frame, ModelLine, draw, save_picture
 from demonstration.processes import DemoProcess
 from demonstration.summary import DemoSummary, summarize
 from demonstration.world import PATHS, World
@@ -35,7 +35,7 @@ from installation import NAMESPACE, REPOSITORY, SERVICE_ACCOUNT, apply_file, ins
 
 MANIFESTS = (REPOSITORY / "examples/demo/pool.yaml", REPOSITORY / "examples/demo/models.yaml")
 READY_LIMIT_SECONDS = 60.0
-QUIET_SECONDS = 55.0
+QUIET_SECONDS = 52.0
 """After the load: long enough for the surplus to be given up and for empty nodes to go."""
 
 
@@ -55,10 +55,10 @@ class Options:
 
     name: str = "demo"
     trace: Path | None = None
-    load_seconds: float = 110.0
+    load_seconds: float = 105.0
     keep: bool = False
-    json_path: Path | None = None
     plain: bool = False
+    picture_path: Path | None = None
 
 
 @dataclass(slots=True)
@@ -162,7 +162,11 @@ class Demo:
         raise RuntimeError(f"no ready replica after {READY_LIMIT_SECONDS:.0f} s; see {self.folder / 'operator.log'}")
 
     async def _start_load(self, plan: LoadPlan, admin: Path) -> None:
-        source = ["--trace", str(self.options.trace)] if self.options.trace else ["--generator", "production-chat"]
+        source = (
+            ["--trace", str(self.options.trace)]
+            if self.options.trace
+            else ["--generator", "production-chat", "--option", "duration_seconds=1800"]
+        )
         name = plan.deployment
         self._loads[name] = await DemoProcess.start(
             f"load-{name}",
@@ -230,8 +234,13 @@ class Demo:
 
     async def _draw_every(self, interval_seconds: float, show: Any) -> None:
         drawn_at = 0.0
+        busiest = 0
         while True:
             frame = self.frame()
+            replicas = sum(model.ready for model in frame.models)
+            if self.options.picture_path is not None and replicas > busiest:
+                busiest = replicas
+                save_picture(frame, self.options.picture_path)
             if time.monotonic() - drawn_at >= interval_seconds:
                 show(draw(frame))
                 drawn_at = time.monotonic()
