@@ -194,6 +194,9 @@ class _Server:
             await stream.progress(None)
             assert stream.completion is not None
             return web.json_response(_final(replica, stream.completion, stream.completion.output_tokens))
+        except ConnectionResetError:
+            # The caller has left: an ordinary end of a request, not an error of the server.
+            return web.Response(status=499)
         finally:
             replica.cancel(stream)
 
