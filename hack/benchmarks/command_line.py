@@ -7,11 +7,11 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import planning, reaction, steady
+from benchmarks import burst, planning, reaction, steady
 from benchmarks.results import Figure, over_budget, remember
 from demonstration.running import fresh_folder
 
-NAMES = ("planning", "reaction", "steady")
+NAMES = ("planning", "reaction", "burst", "steady")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -22,7 +22,7 @@ NAMES = ("planning", "reaction", "steady")
     "--remember/--forget", "keep", default=True, show_default=True, help="Append the run to bench/history.jsonl."
 )
 def main(names: tuple[str, ...], steady_seconds: float, warm_up_seconds: float, keep: bool) -> None:
-    """Measure: planning (the pure core), reaction (a step in the queue to a new Pod), steady (writes at rest and under load)."""
+    """Measure: planning (the pure core), reaction (a step in the queue to a new Pod), burst (200 replicas at once), steady (writes at rest and under load)."""
     console = Console()
     folder = fresh_folder("bench")
     figures: list[Figure] = []
@@ -32,6 +32,8 @@ def main(names: tuple[str, ...], steady_seconds: float, warm_up_seconds: float, 
             figures += planning.measure()
         elif name == "reaction":
             figures += asyncio.run(reaction.measure(folder))
+        elif name == "burst":
+            figures += asyncio.run(burst.measure(folder))
         else:
             figures += asyncio.run(steady.measure(folder, steady_seconds, warm_up_seconds))
     table = Table("figure", "value", "detail")

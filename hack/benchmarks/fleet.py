@@ -138,6 +138,14 @@ class Fleet:
         with ApiClient(self.admin) as client:
             await asyncio.to_thread(apply, client, manifest)
 
+    def pods(self, name: str) -> list[dict[str, Any]]:
+        """Return the Pods of a deployment, whatever their state."""
+        return [
+            pod
+            for pod in self.world.all("pods")
+            if pod["metadata"].get("labels", {}).get("fleetpack.dev/deployment") == name
+        ]
+
     def ready_pods(self, name: str) -> list[dict[str, Any]]:
         """Return the ready Pods of a deployment."""
         return [
