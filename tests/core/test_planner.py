@@ -137,7 +137,7 @@ def test_should_launch_the_cheapest_node_for_what_has_no_room() -> None:
 
 def test_should_not_launch_twice_while_a_node_boots() -> None:
     pools = (a_pool(provider=PoolProvider.SIMULATED),)
-    booting = a_node(ready=False, booting=True)
+    booting = a_node(ready=False, booting=True, created_at=NOW - 5)
 
     found, _ = plan(some_inputs(nodes=(booting,), pools=pools), State())
 

@@ -64,7 +64,7 @@ def rest(world: SmallWorld, operator: Operator, checked: int) -> None:
         state = operator.state
         times = [entry.until for entry in (*state.set_aside, *state.blocked)]
         times += [entry.retry_at for entry in state.deployments]
-        moving = sum(pod.inside for pod in world.pods.values()) < inside - 0.01
+        moving = sum(pod.inside for pod in world.pods.values()) < inside - 0.05
         inside = sum(pod.inside for pod in world.pods.values())
         still = 0 if found.actions or moving or max(times, default=0.0) > world.now else still + 1
         if still == REST_TICKS:

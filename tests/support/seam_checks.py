@@ -24,7 +24,7 @@ from fleetpack.core.decision import (
 from fleetpack.core.deployments import Deployment, Mode
 from fleetpack.core.fleet import Node, Pool, PoolProvider, Replica, ReplicaPhase
 from fleetpack.core.inputs import Inputs, Plan
-from small_world import START, SmallWorld
+from small_world import START, STEADY_UTILIZATION, SmallWorld
 
 MACHINES: dict[str, tuple[int, int, str, float]] = {
     "inf2.24xlarge": (6, 2, "ring", 6.49063),
@@ -358,13 +358,13 @@ def _check_created(world: SmallWorld, moment: float, action: CreateReplica) -> N
 
 
 def check_rest(world: SmallWorld) -> dict[str, int]:
-    """Check a fleet that has come to rest; returns the replicas by deployment."""
+    """Check a fleet that has come to rest; returns the replicas of each that is not paused."""
     counts: dict[str, int] = {}
     for key, deployment in sorted(world.deployments.items()):
         pods = [pod.seen for pod in world.pods.values() if pod.seen.deployment == key]
-        counts[key] = len(pods)
         if deployment.mode is Mode.PAUSED:
             continue
+        counts[key] = len(pods)
         hashes = {variant.name: variant.template_hash for variant in deployment.variants}
         odd = [
             (pod.name, pod.phase.value)
@@ -388,7 +388,7 @@ def expected_replicas(world: SmallWorld, deployment: Deployment) -> int:
     if deployment.mode is not Mode.AUTO:
         return deployment.replicas
     rate = min(variant.prior_requests_per_second or 1.0 for variant in deployment.variants)
-    by_load = round(world.loads.get(deployment.key, 0.0) / (0.68 * rate))
+    by_load = round(world.loads.get(deployment.key, 0.0) / (STEADY_UTILIZATION * rate))
     return max(deployment.minimum_replicas, min(by_load, deployment.maximum_replicas))
 
 

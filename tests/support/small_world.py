@@ -53,6 +53,7 @@ FORGET_SECONDS = 10.0
 STARTUP_SECONDS = 8.0
 ENGINE = SignalSpecification(name="engine", in_pods=True)
 INBOX = SignalSpecification(name="inbox", in_pods=False, measures="waiting")
+STEADY_UTILIZATION = 0.66
 TYPES = load_catalog().instance_types
 ENDED = (ReplicaPhase.FAILED, ReplicaPhase.TERMINATING)
 
@@ -494,10 +495,12 @@ class SmallWorld:
         )
 
     def calm(self) -> None:
-        """End all faults and let everything work from now on; loads and specs stay as they are."""
+        """End all faults and let everything work from now on; queues are given up, loads and specs stay as they are."""
         self.faults = NO_FAULTS
+        self.inbox.clear()
         for pod in self.pods.values():
             pod.fail_at = float("inf")
+            pod.inside = min(pod.inside, 1.0)
         for key, deployment in self.deployments.items():
             good = tuple(
                 replace(variant, template_hash=variant.template_hash.replace("bad", "good"))
@@ -507,9 +510,9 @@ class SmallWorld:
 
 
 def steady_load(deployment: Deployment, replicas: int) -> float:
-    """Return the arrivals per second that `replicas` replicas (at most 4) serve at 68 %: neither one more nor one less is right."""
+    """Return the arrivals per second that `replicas` replicas (at most 4) serve at 66 %: neither more nor less is right."""
     rate = min(variant.prior_requests_per_second or 1.0 for variant in deployment.variants)
-    return 0.68 * rate * min(replicas, 4)
+    return STEADY_UTILIZATION * rate * min(replicas, 4)
 
 
 def _bound(replica: Replica) -> bool:

@@ -76,7 +76,8 @@ def build_observation(
         if sample.error or not known or (previous and sample.observed_at <= previous.at):
             continue
         if sample.pod_uid:
-            came, left, pod_flow = _flow_of(sample, previous, by_uid[sample.pod_uid], state)
+            stale_after_seconds = signals[sample.signal].stale_after_seconds
+            came, left, pod_flow = _flow_of(sample, previous, by_uid[sample.pod_uid], state, stale_after_seconds)
             arrivals += came
             finished += left
             if pod_flow:
@@ -113,7 +114,11 @@ def _reading(sample: Sample) -> Reading:
 
 
 def _flow_of(
-    sample: Sample, previous: Reading | None, replica: Replica, state: DeploymentState
+    sample: Sample,
+    previous: Reading | None,
+    replica: Replica,
+    state: DeploymentState,
+    stale_after_seconds: float,
 ) -> tuple[float, float, PodFlow | None]:
     """Arrivals and completions between two readings of one Pod, and whether it was saturated meanwhile.
 
@@ -128,14 +133,18 @@ def _flow_of(
         return (sample.finished_total + inside, sample.finished_total, None) if watched else (0.0, 0.0, None)
     finished = sample.finished_total - previous.finished_total
     inside_before = (previous.waiting or 0.0) + (previous.running or 0.0)
-    if finished < 0:
+    restarted = finished < 0
+    if restarted:
         finished, inside_before = sample.finished_total, 0.0
+    seconds = sample.observed_at - previous.at
+    # Over a gap or a restart nobody knows that it was busy all the time, and a capacity learnt there would be too small.
+    unbroken = not restarted and seconds <= stale_after_seconds
     flow = PodFlow(
         variant=replica.variant,
-        seconds=sample.observed_at - previous.at,
+        seconds=seconds,
         finished=finished,
         running=((sample.running or 0.0) + (previous.running or 0.0)) / 2,
-        saturated=(sample.waiting or 0.0) > 0 and (previous.waiting or 0.0) > 0,
+        saturated=unbroken and (sample.waiting or 0.0) > 0 and (previous.waiting or 0.0) > 0,
     )
     return max(0.0, finished + inside - inside_before), finished, flow
 
