@@ -22,7 +22,7 @@ NAMES = ("planning", "reaction", "burst", "steady")
     "--remember/--forget", "keep", default=True, show_default=True, help="Append the run to bench/history.jsonl."
 )
 def main(names: tuple[str, ...], steady_seconds: float, warm_up_seconds: float, keep: bool) -> None:
-    """Measure: planning (the pure core), reaction (a step in the queue to a new Pod), burst (200 replicas at once), steady (writes at rest and under load)."""
+    """Measure: planning (the pure core), reaction (queue to Pod), burst (200 replicas at once), steady (writes)."""
     console = Console()
     folder = fresh_folder("bench")
     figures: list[Figure] = []

@@ -24,6 +24,7 @@ from fleetpack.cluster.handlers import configure, make_registry
 from fleetpack.cluster.lease import LeaseElector, LeaseSettings, unique_identity
 from fleetpack.cluster.observing import CountingWriteObserver, MetricsObserver
 from fleetpack.cluster.rate_limit import RateLimit
+from fleetpack.cluster.secrets import SecretReader
 from fleetpack.cluster.telling import Teller
 from fleetpack.settings import Settings
 from fleetpack.signals import open_signal_reader
@@ -83,6 +84,7 @@ class _Operator:
                     caches=operator.caches,
                     trigger=operator.trigger,
                     reader=reader,
+                    secrets=SecretReader(client),
                     actuator=operator.actuator,
                     teller=operator.teller,
                     is_leading=lambda: operator.elector.is_leading,

@@ -20,6 +20,7 @@ from fleetpack.catalog import Catalog
 from fleetpack.cluster.actuation import ActionResult, Actuator, Surroundings
 from fleetpack.cluster.caches import Caches
 from fleetpack.cluster.expectations import Expectations
+from fleetpack.cluster.secrets import SecretReader
 from fleetpack.cluster.sensing import signal_targets
 from fleetpack.cluster.snapshot import Interpreter, Understood
 from fleetpack.cluster.telling import Teller
@@ -82,6 +83,7 @@ class ControlLoop:
     caches: Caches
     trigger: Trigger
     reader: SignalReader
+    secrets: SecretReader
     actuator: Actuator
     teller: Teller
     is_leading: Callable[[], bool]
@@ -126,7 +128,8 @@ class ControlLoop:
             self._state, self._expectations, self._led = State(), Expectations(), True
         understood = self._interpreter.understand(self.caches.rows())
         resources = dict(self.caches.deployments.objects)
-        samples = await self.reader.read(signal_targets(resources, understood.snapshot), self.clock())
+        credentials = await self.secrets.refresh(resources.values())
+        samples = await self.reader.read(signal_targets(resources, understood.snapshot, credentials), self.clock())
         now = self.clock()
         understood = self._interpreter.understand(self.caches.rows())
         inputs = Inputs(

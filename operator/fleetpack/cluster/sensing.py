@@ -6,14 +6,18 @@ from collections.abc import Iterable, Mapping
 
 from fleetpack.api.inference_deployment import InferenceDeployment, MetricsFormat, Signal
 from fleetpack.core.fleet import FleetSnapshot, Replica, ReplicaPhase
-from fleetpack.signals import HttpTarget, Measure, MetricNames, PodTarget, PrometheusTarget, Target
+from fleetpack.signals import Credentials, HttpTarget, Measure, MetricNames, PodTarget, PrometheusTarget, Target
 
 READ_PHASES = (ReplicaPhase.READY, ReplicaPhase.DRAINING)
 """A loading replica answers nothing; a draining one tells when it is idle."""
 
 
-def signal_targets(deployments: Mapping[str, InferenceDeployment], snapshot: FleetSnapshot) -> tuple[Target, ...]:
-    """Return every source to read, each Pod by its address."""
+def signal_targets(
+    deployments: Mapping[str, InferenceDeployment],
+    snapshot: FleetSnapshot,
+    secrets: Mapping[tuple[str, str], Credentials],
+) -> tuple[Target, ...]:
+    """Return every source to read, each Pod by its address; `secrets` are known credentials by namespace and name."""
     replicas: dict[str, list[Replica]] = {}
     for replica in snapshot.replicas:
         if replica.phase in READ_PHASES and replica.address:
@@ -22,11 +26,21 @@ def signal_targets(deployments: Mapping[str, InferenceDeployment], snapshot: Fle
         target
         for key, resource in sorted(deployments.items())
         for signal in resource.spec.scaling.signals
-        for target in _targets(key, signal, replicas.get(key, ()))
+        for target in _targets(key, signal, replicas.get(key, ()), _credentials(resource, signal, secrets))
     )
 
 
-def _targets(key: str, signal: Signal, replicas: Iterable[Replica]) -> Iterable[Target]:
+def _credentials(
+    resource: InferenceDeployment, signal: Signal, secrets: Mapping[tuple[str, str], Credentials]
+) -> Credentials | None:
+    if signal.authentication is None:
+        return None
+    return secrets.get((resource.metadata.namespace, signal.authentication.secret_ref.name))
+
+
+def _targets(
+    key: str, signal: Signal, replicas: Iterable[Replica], credentials: Credentials | None
+) -> Iterable[Target]:
     interval_seconds = signal.interval.seconds
     if signal.pod_metrics is not None:
         source = signal.pod_metrics
@@ -52,6 +66,7 @@ def _targets(key: str, signal: Signal, replicas: Iterable[Replica]) -> Iterable[
                 url=signal.prometheus.url,
                 query=signal.prometheus.query,
                 measures=measures,
+                credentials=credentials,
                 interval_seconds=interval_seconds,
             )
         ]
@@ -63,6 +78,7 @@ def _targets(key: str, signal: Signal, replicas: Iterable[Replica]) -> Iterable[
                 url=signal.http.url,
                 json_path=signal.http.json_path,
                 measures=measures,
+                credentials=credentials,
                 interval_seconds=interval_seconds,
             )
         ]

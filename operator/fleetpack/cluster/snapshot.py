@@ -6,6 +6,7 @@ and most resources stay as they are.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -18,6 +19,8 @@ from fleetpack.cluster.projections import NamespaceRow, NodeRow, PriorityRow
 from fleetpack.core.deployments import Deployment
 from fleetpack.core.fleet import FleetSnapshot, ForeignPod, Node, Problem, Replica
 from fleetpack.core.interpretation import InterpretedPool, interpret_deployment, interpret_pool
+
+_logger = logging.getLogger(__name__)
 
 NOT_READY_TAINT = "node.kubernetes.io/not-ready"
 
@@ -103,7 +106,18 @@ class Interpreter:
         known = self._deployments.get(resource.key)
         if known is not None and known[0] is resource and known[1] == priority and known[2] is self._types:
             return known[3]
-        deployment = interpret_deployment(resource, self._types, self.catalog, priority)
+        try:
+            deployment = interpret_deployment(resource, self._types, self.catalog, priority)
+        except Exception as error:  # whatever is wrong with one spec must not stop the others
+            _logger.exception("%s cannot be interpreted", resource.key)
+            problem = Problem(reason=Reason.INVALID_SPEC, message=f"the spec cannot be interpreted: {error}")
+            deployment = Deployment(
+                namespace=resource.metadata.namespace,
+                name=resource.metadata.name,
+                uid=resource.metadata.uid,
+                variants=(),
+                problems=(problem,),
+            )
         self._deployments[resource.key] = (resource, priority, self._types, deployment)
         return deployment
 

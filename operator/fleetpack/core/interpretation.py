@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from fleetpack.api.accelerator_pool import AcceleratorPool, CapacityType, CustomInstanceType
 from fleetpack.api.conditions import Reason
-from fleetpack.api.inference_deployment import InferenceDeployment, Signal, Weekday
+from fleetpack.api.inference_deployment import InferenceDeployment, ModelSpec, Signal, Weekday
 from fleetpack.api.inference_deployment import Variant as VariantSpecification
 from fleetpack.api.inference_deployment import Window as WindowSpecification
 from fleetpack.catalog import (
@@ -33,6 +33,7 @@ from fleetpack.core.deployments import (
     Variant,
 )
 from fleetpack.core.fleet import Offering, Pool, PoolProvider, Problem
+from fleetpack.core.memory import memory_problem
 from fleetpack.core.packing.topology import Misfit, cores_needed, legal_masks
 from fleetpack.core.templates import merge_template, node_selector, pod_requests, template_hash, tolerations
 from fleetpack.core.windows import Window, zone
@@ -55,7 +56,7 @@ def interpret_deployment(
     problems: list[Problem] = []
     variants: list[Variant] = []
     for variant in spec.variants:
-        problem = _variant_problem(variant, instance_types, catalog)
+        problem = _variant_problem(spec.model, variant, instance_types, catalog)
         if problem:
             problems.append(problem)
         else:
@@ -110,7 +111,7 @@ def _variant(resource: InferenceDeployment, variant: VariantSpecification) -> Va
 
 
 def _variant_problem(
-    variant: VariantSpecification, instance_types: tuple[InstanceType, ...], catalog: Catalog
+    model: ModelSpec | None, variant: VariantSpecification, instance_types: tuple[InstanceType, ...], catalog: Catalog
 ) -> Problem | None:
     """Return why no machine could ever run this variant; None if one could."""
     offered = [entry for entry in instance_types if entry.accelerator == variant.accelerator]
@@ -128,8 +129,10 @@ def _variant_problem(
     for entry in offered:
         cores = cores_needed(entry, variant.cores or 0, variant.devices or 0)
         masks = cores if isinstance(cores, Misfit) else legal_masks(entry, cores)
-        if not isinstance(masks, Misfit):
-            return None
+        if not isinstance(cores, Misfit) and not isinstance(masks, Misfit):
+            known = catalog.accelerator(variant.accelerator)
+            return None if isinstance(known, UnknownAccelerator) else memory_problem(where, model, known, entry, cores)
+        assert isinstance(masks, Misfit)
         misfits.append(masks)
     asked = f"cores: {variant.cores}" if variant.cores else f"devices: {variant.devices}"
     reason = Reason.UNSUPPORTED_CORE_COUNT if variant.cores else Reason.UNSUPPORTED_DEVICE_COUNT
