@@ -9,7 +9,8 @@ from fleetpack.core.absent import NoData
 from fleetpack.core.cost import Allotment, allocate_budget
 from fleetpack.core.demand import Demand, estimate_demand, forecast
 from fleetpack.core.deployments import Deployment
-from fleetpack.core.fleet import FleetSnapshot, Replica, ReplicaPhase
+from fleetpack.core.fleet import Replica, ReplicaPhase
+from fleetpack.core.fleet_index import FleetIndex
 from fleetpack.core.inflight import CREATE_BACK_OFF_SECONDS, back_off_seconds
 from fleetpack.core.observation import Observation, build_observation
 from fleetpack.core.profiles import UNKNOWN_STARTUP_SECONDS, ServiceProfile, learn, service_profile
@@ -42,13 +43,13 @@ class Assessment:
 
 def assess(
     deployment: Deployment,
-    snapshot: FleetSnapshot,
+    fleet: FleetIndex,
     samples: tuple[Sample, ...],
     state: DeploymentState,
     now: float,
 ) -> tuple[Assessment, DeploymentState]:
     """Observe, estimate, forecast, size, stabilise and budget one deployment."""
-    replicas = tuple(replica for replica in snapshot.replicas if replica.deployment == deployment.key)
+    replicas = fleet.replicas.get(deployment.key, ())
     observation, state = build_observation(deployment, replicas, samples, state, now)
     state = learn(state, observation.pod_flows, replicas)
     state = _count_failures(state, replicas, now)
@@ -69,7 +70,7 @@ def assess(
         observation=observation,
         demand=demand,
         desired=desired,
-        allotment=allocate_budget(deployment, desired.replicas, replicas, snapshot),
+        allotment=allocate_budget(deployment, desired.replicas, replicas, fleet),
         profiles=profiles,
     )
     return assessment, state

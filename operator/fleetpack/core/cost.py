@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from fleetpack.api.conditions import Reason
 from fleetpack.core.deployments import Deployment
-from fleetpack.core.fleet import FleetSnapshot, Node, Replica, ReplicaPhase
+from fleetpack.core.fleet import Node, Replica, ReplicaPhase
+from fleetpack.core.fleet_index import FleetIndex
 from fleetpack.core.packing.topology import Misfit, cores_needed
 
 MONEY_TOLERANCE_USD_PER_HOUR = 1e-9
@@ -46,13 +47,11 @@ def spent_usd_per_hour(replicas: Iterable[Replica], nodes: Mapping[str, Node]) -
     )
 
 
-def cheapest_usd_per_hour(deployment: Deployment, snapshot: FleetSnapshot) -> float | None:
+def cheapest_usd_per_hour(deployment: Deployment, fleet: FleetIndex) -> float | None:
     """Return the least that one more replica could cost on any node or offering open to it; None: nothing is known."""
-    pools = {pool.name: pool for pool in snapshot.pools if pool.admits(deployment.namespace)}
-    offers = [(node.instance_type, node.price_usd_per_hour) for node in snapshot.nodes if node.pool in pools]
-    offers += [(offer.instance_type, offer.price_usd_per_hour) for pool in pools.values() for offer in pool.offerings]
+    pools = [pool.name for pool in fleet.snapshot.pools if pool.admits(deployment.namespace)]
     costs = []
-    for instance_type, price in {(offer.name, price): (offer, price) for offer, price in offers}.values():
+    for instance_type, price in (offer for pool in pools for offer in fleet.offers[pool]):
         for variant in deployment.variants:
             if variant.accelerator != instance_type.accelerator or price is None:
                 continue
@@ -62,14 +61,12 @@ def cheapest_usd_per_hour(deployment: Deployment, snapshot: FleetSnapshot) -> fl
     return min(costs, default=None)
 
 
-def allocate_budget(
-    deployment: Deployment, wanted: int, replicas: tuple[Replica, ...], snapshot: FleetSnapshot
-) -> Allotment:
+def allocate_budget(deployment: Deployment, wanted: int, replicas: tuple[Replica, ...], fleet: FleetIndex) -> Allotment:
     """Cut the wanted number to what the deployment's own ceiling allows."""
     ceiling = deployment.maximum_usd_per_hour
     if ceiling is None:
         return Allotment(replicas=wanted, addable_usd_per_hour=None)
-    nodes = {node.name: node for node in snapshot.nodes}
+    nodes = fleet.nodes
     spent = spent_usd_per_hour(replicas, nodes)
     addable = max(0.0, ceiling - spent)
     going = (ReplicaPhase.DRAINING, ReplicaPhase.TERMINATING, ReplicaPhase.FAILED)
@@ -84,7 +81,7 @@ def allocate_budget(
         if total > ceiling + MONEY_TOLERANCE_USD_PER_HOUR:
             break
         allowed += 1
-    cheapest = cheapest_usd_per_hour(deployment, snapshot)
+    cheapest = cheapest_usd_per_hour(deployment, fleet)
     if allowed == len(live) and cheapest:
         # What is draining or terminating is still being paid for, so it counts against new replicas until it is gone.
         allowed += int((ceiling - spent + MONEY_TOLERANCE_USD_PER_HOUR) / cheapest) if spent < ceiling else 0

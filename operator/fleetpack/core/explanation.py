@@ -6,6 +6,7 @@ A decision names what bound it: the number the demand asked for, else the money,
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 from fleetpack.api.conditions import ConditionType, Reason
 from fleetpack.core.absent import NoData
@@ -25,6 +26,7 @@ from fleetpack.core.decision import (
 )
 from fleetpack.core.deployments import LearnedProfile, Mode
 from fleetpack.core.fleet import FleetSnapshot, Pool, ReplicaPhase
+from fleetpack.core.fleet_index import FleetIndex
 from fleetpack.core.inputs import Plan
 from fleetpack.core.packing.fit import Room
 from fleetpack.core.packing.pack import Placement, Unplaced
@@ -57,8 +59,8 @@ def action_order(action: Action) -> tuple[int, str]:
     return _ORDER[type(action)], f"{subject}/{name}"
 
 
-def decide(found: Assessment, placement: Placement, state: DeploymentState, now: float) -> Decision:
-    """Return the decision about the number of replicas of one deployment."""
+def decide(found: Assessment, share: Placement, state: DeploymentState, now: float) -> Decision:
+    """Return the decision about the number of replicas of one deployment; `share` is its part of the placement."""
     deployment = found.deployment
     before = found.standing.live
     if deployment.problems:
@@ -67,8 +69,9 @@ def decide(found: Assessment, placement: Placement, state: DeploymentState, now:
         return _decision(found, before, problem.reason, f"not served as written, {before} replicas stay: {message}")
     if deployment.mode is Mode.PAUSED:
         return _decision(found, before, found.desired.reason, found.desired.message)
-    unplaced = _unplaced(found, placement)
-    after = max(0, found.wanted - len(unplaced))
+    unplaced = share.unplaced
+    # A replica of an older template stays until there is room for its successor.
+    after = max(found.wanted - len(unplaced), min(found.wanted, before))
     if unplaced:
         reason = Reason.WAITING_FOR_NODE if unplaced[0].awaiting_launch else Reason.NO_FEASIBLE_PLACEMENT
         message = f"{found.wanted} wanted, {len(unplaced)} without a place: {unplaced[0].message}"
@@ -100,29 +103,25 @@ def _decision(found: Assessment, after: int, reason: str, message: str) -> Decis
     )
 
 
-def _unplaced(found: Assessment, placement: Placement) -> tuple[Unplaced, ...]:
-    return tuple(entry for entry in placement.unplaced if entry.request.deployment == found.deployment.key)
-
-
-def held(assessments: tuple[Assessment, ...], snapshot: FleetSnapshot, reason: str, age_seconds: float) -> Plan:
+def held(assessments: tuple[Assessment, ...], fleet: FleetIndex, reason: str, age_seconds: float) -> Plan:
     """Return the plan that does nothing, because the picture of the cluster is too old."""
     message = f"the cluster was last seen {age_seconds:.0f} s ago: nothing is done until it is seen again"
     decisions = tuple(_decision(found, found.standing.live, reason, message) for found in assessments)
-    return Plan(decisions=decisions, deployments=deployment_reports(assessments, NO_PLACEMENT, decisions, snapshot))
+    return Plan(decisions=decisions, deployments=deployment_reports(assessments, {}, decisions, fleet))
 
 
 def deployment_reports(
     assessments: tuple[Assessment, ...],
-    placement: Placement,
+    shares: Mapping[str, Placement],
     decisions: tuple[Decision, ...],
-    snapshot: FleetSnapshot,
+    fleet: FleetIndex,
 ) -> tuple[DeploymentReport, ...]:
     """Return what status, metrics and people are told of each deployment."""
     by_subject = {decision.subject: decision for decision in decisions}
-    nodes = {node.name: node for node in snapshot.nodes}
     reports = []
     for found in assessments:
         decision = by_subject[found.deployment.key]
+        unplaced = shares.get(found.deployment.key, NO_PLACEMENT).unplaced
         held_phases = (ReplicaPhase.FAILED, ReplicaPhase.REQUESTED)
         reports.append(
             DeploymentReport(
@@ -139,7 +138,7 @@ def deployment_reports(
                     if isinstance(found.demand, NoData)
                     else found.observation.measured_rate(found.demand.arrival_rate_per_second)
                 ),
-                usd_per_hour=spent_usd_per_hour(found.replicas, nodes),
+                usd_per_hour=spent_usd_per_hour(found.replicas, fleet.nodes),
                 variants=_variant_reports(found),
                 placements=tuple(
                     PlacementReport(
@@ -152,8 +151,8 @@ def deployment_reports(
                     for replica in found.replicas
                     if replica.phase not in held_phases
                 ),
-                unplaced=_unplaced_by_exclusion(_unplaced(found, placement)),
-                conditions=_conditions(found, _unplaced(found, placement), decision),
+                unplaced=_unplaced_by_exclusion(unplaced),
+                conditions=_conditions(found, unplaced, decision),
                 decision=decision,
             )
         )

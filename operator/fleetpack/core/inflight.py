@@ -85,6 +85,8 @@ def project(
         snapshot,
         replicas=tuple(replica for _, replica in sorted(replicas.items())),
         nodes=tuple(node for _, node in sorted(nodes.items())),
+        foreign_pods=tuple(sorted(snapshot.foreign_pods, key=lambda pod: pod.name)),
+        pools=tuple(pool for _, pool in sorted(pools.items())),
     )
 
 

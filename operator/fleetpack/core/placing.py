@@ -6,24 +6,32 @@ brings its deployment to the smallest share of what it wants comes first. The la
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fleetpack.api.conditions import Reason
 from fleetpack.core.assessment import Assessment
 from fleetpack.core.decision import Action, Decision, LaunchNode, RemoveNode
 from fleetpack.core.deployments import Mode
 from fleetpack.core.fleet import FleetSnapshot
 from fleetpack.core.packing.consolidation import NodeRemoval
-from fleetpack.core.packing.pack import LaunchContext, Placement, PlacementRequest, VariantNeed
+from fleetpack.core.packing.pack import (
+    Assignment,
+    LaunchContext,
+    Placement,
+    PlacementRequest,
+    Unplaced,
+    VariantNeed,
+)
 from fleetpack.core.rollout import missing_replicas, restorable
 from fleetpack.core.state import State
 
 
-def replicas_to_place(found: Assessment, state: State, now: float) -> int:
+def replicas_to_place(found: Assessment, retry_at: float, now: float) -> int:
     """Return how many new replicas a deployment asks room for in this pass."""
     deployment = found.deployment
     if deployment.mode is Mode.PAUSED or deployment.deleting or deployment.problems:
         return 0
-    remembered = next((entry for entry in state.deployments if entry.deployment == deployment.key), None)
-    if remembered is not None and now < remembered.retry_at:
+    if now < retry_at:
         return 0
     missing = missing_replicas(deployment, found.standing, found.wanted)
     return missing - len(restorable(found.standing, deployment, missing))
@@ -31,11 +39,17 @@ def replicas_to_place(found: Assessment, state: State, now: float) -> int:
 
 def placement_requests(assessments: tuple[Assessment, ...], state: State, now: float) -> tuple[PlacementRequest, ...]:
     """Return every wanted and missing replica as a request, the most important first."""
+    retry_at = {entry.deployment: entry.retry_at for entry in state.deployments}
+    aside: dict[tuple[str, str], set[str]] = {}
+    for entry in state.set_aside:
+        if entry.until > now:
+            aside.setdefault((entry.deployment, entry.variant), set()).add(entry.node)
     ranked = []
     for found in assessments:
-        options = _options(found, state, now)
+        count = replicas_to_place(found, retry_at.get(found.deployment.key, 0.0), now)
+        options = _options(found, aside) if count else ()
         already = len(found.standing.current)
-        for index in range(replicas_to_place(found, state, now)):
+        for index in range(count):
             position = already + index
             request = PlacementRequest(
                 deployment=found.deployment.key, namespace=found.deployment.namespace, index=index, options=options
@@ -46,11 +60,8 @@ def placement_requests(assessments: tuple[Assessment, ...], state: State, now: f
     return tuple(request for _, request in sorted(ranked, key=lambda entry: entry[0]))
 
 
-def _options(found: Assessment, state: State, now: float) -> tuple[VariantNeed, ...]:
-    aside: dict[str, set[str]] = {}
-    for entry in state.set_aside:
-        if entry.deployment == found.deployment.key and entry.until > now:
-            aside.setdefault(entry.variant, set()).add(entry.node)
+def _options(found: Assessment, aside: Mapping[tuple[str, str], set[str]]) -> tuple[VariantNeed, ...]:
+    """Return the variants as needs; `aside` holds nodes by deployment and variant."""
     return tuple(
         VariantNeed(
             variant=variant.name,
@@ -60,10 +71,24 @@ def _options(found: Assessment, state: State, now: float) -> tuple[VariantNeed, 
             requests=variant.requests,
             node_selector=variant.node_selector,
             tolerations=variant.tolerations,
-            set_aside_nodes=frozenset(aside.get(variant.name, ())),
+            set_aside_nodes=frozenset(aside.get((found.deployment.key, variant.name), ())),
         )
         for variant in found.deployment.variants
     )
+
+
+def shares_of(placement: Placement) -> dict[str, Placement]:
+    """Return each deployment's part of a placement; one that asked for nothing has none."""
+    assigned: dict[str, list[Assignment]] = {}
+    unplaced: dict[str, list[Unplaced]] = {}
+    for place in placement.assigned:
+        assigned.setdefault(place.request.deployment, []).append(place)
+    for entry in placement.unplaced:
+        unplaced.setdefault(entry.request.deployment, []).append(entry)
+    return {
+        key: Placement(assigned=tuple(assigned.get(key, ())), unplaced=tuple(unplaced.get(key, ())), launches=())
+        for key in assigned.keys() | unplaced.keys()
+    }
 
 
 def refused_places(assessments: tuple[Assessment, ...]) -> tuple[tuple[str, str, str], ...]:

@@ -7,6 +7,7 @@ reason, and leads to holding, never to guessing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from fleetpack.api.conditions import Reason
@@ -14,12 +15,19 @@ from fleetpack.core import explanation, inflight
 from fleetpack.core.assessment import Assessment, assess
 from fleetpack.core.decision import Action, Decision
 from fleetpack.core.deployments import Mode
-from fleetpack.core.fleet import FleetSnapshot
+from fleetpack.core.fleet_index import FleetIndex, index_fleet
 from fleetpack.core.inputs import Inputs, Plan
 from fleetpack.core.packing.consolidation import removable_nodes
 from fleetpack.core.packing.fit import rooms
 from fleetpack.core.packing.pack import Placement, pack
-from fleetpack.core.placing import empty_since, launch_context, node_actions, placement_requests, refused_places
+from fleetpack.core.placing import (
+    empty_since,
+    launch_context,
+    node_actions,
+    placement_requests,
+    refused_places,
+    shares_of,
+)
 from fleetpack.core.reconciliation import reconcile
 from fleetpack.core.rollout import UNBOUND_SECONDS
 from fleetpack.core.samples import Sample
@@ -35,17 +43,19 @@ def plan(inputs: Inputs, state: State) -> tuple[Plan, State]:
     state = inflight.learn_from_failures(replace(state, last_now=now), inputs.issued, now)
     snapshot = inflight.project(inflight.without_lost_launches(inputs.snapshot, now), inputs.issued, inputs.deployments)
     inputs = replace(inputs, deployments=inflight.project_scales(inputs.deployments, inputs.issued))
+    fleet = index_fleet(snapshot)
     # 1-6: observe, demand, forecast, size, stabilise, budget: each deployment by itself
-    assessments, state = _assess_all(inputs, snapshot, state, now)
+    assessments, state = _assess_all(inputs, fleet, state, now)
     if inputs.cache_age_seconds > STALE_CACHE_SECONDS:
-        return explanation.held(assessments, snapshot, Reason.CACHE_STALE, inputs.cache_age_seconds), state
+        return explanation.held(assessments, fleet, Reason.CACHE_STALE, inputs.cache_age_seconds), state
     # 7: pack what is missing onto the fleet, the important first
     state = inflight.set_aside(state, refused_places(assessments), now, UNBOUND_SECONDS)
     requests = placement_requests(assessments, state, now)
     fleet_rooms = rooms(snapshot)
     placement = pack(requests, fleet_rooms, snapshot.pools, _budgets(assessments), launch_context(snapshot, state, now))
     # 8: decide: what can be placed becomes actions, what cannot is fed back into the number of replicas
-    actions, decisions = _decide(assessments, placement, snapshot, state, now)
+    shares = shares_of(placement)
+    actions, decisions = _decide(assessments, shares, fleet, state, now)
     state = replace(state, empty_since=empty_since(snapshot, state, placement, now))
     removals = removable_nodes(fleet_rooms, snapshot.pools, dict(state.empty_since), now, placement.assigned)
     node_steps, node_decisions = node_actions(placement, removals, snapshot)
@@ -53,14 +63,12 @@ def plan(inputs: Inputs, state: State) -> tuple[Plan, State]:
     return Plan(
         actions=(*actions, *node_steps),
         decisions=(*decisions, *node_decisions),
-        deployments=explanation.deployment_reports(assessments, placement, decisions, snapshot),
+        deployments=explanation.deployment_reports(assessments, shares, decisions, fleet),
         pools=explanation.pool_reports(snapshot, fleet_rooms, state, now),
     ), state
 
 
-def _assess_all(
-    inputs: Inputs, snapshot: FleetSnapshot, state: State, now: float
-) -> tuple[tuple[Assessment, ...], State]:
+def _assess_all(inputs: Inputs, fleet: FleetIndex, state: State, now: float) -> tuple[tuple[Assessment, ...], State]:
     """Assess every deployment; the state of those that are gone is forgotten."""
     remembered = {entry.deployment: entry for entry in state.deployments}
     samples: dict[str, list[Sample]] = {}
@@ -70,7 +78,7 @@ def _assess_all(
     states: list[DeploymentState] = []
     for deployment in sorted(inputs.deployments, key=lambda deployment: deployment.key):
         before = remembered.get(deployment.key, DeploymentState(deployment=deployment.key))
-        found, after = assess(deployment, snapshot, tuple(samples.get(deployment.key, ())), before, now)
+        found, after = assess(deployment, fleet, tuple(samples.get(deployment.key, ())), before, now)
         assessments.append(found)
         states.append(after)
     return tuple(assessments), replace(state, deployments=tuple(states))
@@ -86,15 +94,16 @@ def _budgets(assessments: tuple[Assessment, ...]) -> dict[str, float]:
 
 
 def _decide(
-    assessments: tuple[Assessment, ...], placement: Placement, snapshot: FleetSnapshot, state: State, now: float
+    assessments: tuple[Assessment, ...], shares: Mapping[str, Placement], fleet: FleetIndex, state: State, now: float
 ) -> tuple[tuple[Action, ...], tuple[Decision, ...]]:
     """Reconcile each deployment with its share of the placement; deletions before creations, so that room comes free."""
     actions: list[Action] = []
     decisions: list[Decision] = []
     remembered = {entry.deployment: entry for entry in state.deployments}
     for found in assessments:
+        share = shares.get(found.deployment.key, explanation.NO_PLACEMENT)
         untouched = found.deployment.mode is Mode.PAUSED or found.deployment.deleting
         if not untouched:
-            actions.extend(reconcile(found, placement, snapshot, now))
-        decisions.append(explanation.decide(found, placement, remembered[found.deployment.key], now))
+            actions.extend(reconcile(found, share, fleet, now))
+        decisions.append(explanation.decide(found, share, remembered[found.deployment.key], now))
     return tuple(sorted(actions, key=explanation.action_order)), tuple(decisions)

@@ -7,16 +7,15 @@ from fleetpack.core.assessment import Assessment
 from fleetpack.core.cost import replica_usd_per_hour
 from fleetpack.core.decision import Action, CreateReplica, SetScale
 from fleetpack.core.deployments import Mode
-from fleetpack.core.fleet import FleetSnapshot, Replica
+from fleetpack.core.fleet import Replica
+from fleetpack.core.fleet_index import FleetIndex
 from fleetpack.core.packing.pack import Assignment, Placement
 from fleetpack.core.rollout import RoomFound, Weights, give_up, housekeeping, missing_replicas, removals, restorable
 
 
-def reconcile(found: Assessment, placement: Placement, snapshot: FleetSnapshot, now: float) -> tuple[Action, ...]:
-    """Return the actions for one deployment."""
+def reconcile(found: Assessment, share: Placement, fleet: FleetIndex, now: float) -> tuple[Action, ...]:
+    """Return the actions for one deployment; `share` is its part of the placement."""
     deployment = found.deployment
-    assigned = [entry for entry in placement.assigned if entry.request.deployment == deployment.key]
-    unplaced = [entry for entry in placement.unplaced if entry.request.deployment == deployment.key]
     actions: list[Action] = []
     restored: tuple[Replica, ...] = ()
     if not deployment.problems:
@@ -26,16 +25,16 @@ def reconcile(found: Assessment, placement: Placement, snapshot: FleetSnapshot, 
     actions.extend(housekeeping(deployment, found.standing, work, now, restored))
     if deployment.problems:
         return tuple(actions)
-    nodes = {node.name: node for node in snapshot.nodes}
     costs = {
-        replica.name: replica_usd_per_hour(nodes.get(replica.node), replica.cores_count) for replica in found.replicas
+        replica.name: replica_usd_per_hour(fleet.nodes.get(replica.node), replica.cores_count)
+        for replica in found.replicas
     }
     weights = Weights(work=work, usd_per_hour=costs)
-    hopeless = sum(not entry.awaiting_launch for entry in unplaced)
-    room = RoomFound(hopeless=hopeless, attainable=len(found.replicas) + len(assigned))
+    hopeless = sum(not entry.awaiting_launch for entry in share.unplaced)
+    room = RoomFound(hopeless=hopeless, attainable=len(found.replicas) + len(share.assigned))
     for replica, reason in removals(deployment, found.standing, found.wanted, room, weights):
         actions.append(give_up(replica, reason))
-    actions.extend(_creations(found, [entry for entry in assigned if not entry.promised], snapshot))
+    actions.extend(_creations(found, [entry for entry in share.assigned if not entry.promised], fleet))
     # What has no place is not asked for; what waits for a node or a back-off is.
     feasible = max(found.wanted - hopeless, min(found.wanted, found.standing.live))
     if deployment.mode is Mode.AUTO and feasible != deployment.replicas:
@@ -43,18 +42,17 @@ def reconcile(found: Assessment, placement: Placement, snapshot: FleetSnapshot, 
     return tuple(actions)
 
 
-def _creations(found: Assessment, assigned: list[Assignment], snapshot: FleetSnapshot) -> list[Action]:
+def _creations(found: Assessment, assigned: list[Assignment], fleet: FleetIndex) -> list[Action]:
     """Name new replicas by variant and the lowest free ordinal."""
     deployment = found.deployment
-    taken = {
-        replica.name for replica in snapshot.replicas if replica.deployment.partition("/")[0] == deployment.namespace
-    }
+    taken: set[str] = set()
+    exist = fleet.names.get(deployment.namespace, frozenset())
     creations: list[Action] = []
     for entry in assigned:
         variant = deployment.variant(entry.variant)
         assert variant is not None, f"{deployment.key}: placed variant {entry.variant} is not in the spec"
         ordinal = 0
-        while (name := f"{deployment.name}-{variant.name}-{ordinal}") in taken:
+        while (name := f"{deployment.name}-{variant.name}-{ordinal}") in exist or name in taken:
             ordinal += 1
         taken.add(name)
         creations.append(

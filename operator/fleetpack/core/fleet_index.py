@@ -1,0 +1,54 @@
+"""A snapshot, looked up by name: made once a pass, so that no deployment searches the whole fleet.
+
+Boundary: holds nothing that the snapshot does not hold. Every order is the snapshot's own. It does no input or output and cannot
+fail; what is absent has no entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fleetpack.catalog import InstanceType
+from fleetpack.core.fleet import FleetSnapshot, Node, Replica
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetIndex:
+    """The fleet of one pass."""
+
+    snapshot: FleetSnapshot
+    nodes: Mapping[str, Node]
+    """By name."""
+    replicas: Mapping[str, tuple[Replica, ...]]
+    """By deployment."""
+    names: Mapping[str, frozenset[str]]
+    """Names of the replicas of each namespace: what a new one cannot be called."""
+    offers: Mapping[str, tuple[tuple[InstanceType, float | None], ...]]
+    """By pool: each instance type that it has or may launch, with its price; every pair once."""
+
+
+def index_fleet(snapshot: FleetSnapshot) -> FleetIndex:
+    """Return the index of a snapshot."""
+    replicas: dict[str, list[Replica]] = {}
+    names: dict[str, set[str]] = {}
+    for replica in snapshot.replicas:
+        replicas.setdefault(replica.deployment, []).append(replica)
+        names.setdefault(replica.deployment.partition("/")[0], set()).add(replica.name)
+    offers: dict[str, dict[tuple[str, float | None], InstanceType]] = {pool.name: {} for pool in snapshot.pools}
+    for node in snapshot.nodes:
+        if node.pool in offers:
+            offers[node.pool][node.instance_type.name, node.price_usd_per_hour] = node.instance_type
+    for pool in snapshot.pools:
+        for offering in pool.offerings:
+            offers[pool.name][offering.instance_type.name, offering.price_usd_per_hour] = offering.instance_type
+    return FleetIndex(
+        snapshot=snapshot,
+        nodes={node.name: node for node in snapshot.nodes},
+        replicas={key: tuple(found) for key, found in replicas.items()},
+        names={namespace: frozenset(found) for namespace, found in names.items()},
+        offers={
+            pool: tuple((instance_type, price) for (_, price), instance_type in found.items())
+            for pool, found in offers.items()
+        },
+    )
