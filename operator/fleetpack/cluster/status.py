@@ -24,6 +24,7 @@ from fleetpack.cluster import names
 from fleetpack.cluster.rendering import service_url
 from fleetpack.core import reports
 from fleetpack.core.absent import Measurement, NoData
+from fleetpack.core.deployments import Mode
 
 COARSE_SECONDS = 30.0
 COARSE_SHARE = 0.1
@@ -39,8 +40,10 @@ def deployment_status(
     conditions = _conditions(before.conditions, report.conditions, resource.metadata.generation, now)
     moved = report.decision.before != report.decision.after
     turned = _essence(before.conditions) != _essence(conditions)
+    # Advisory obeys spec.replicas; what Auto would do is the news.
+    desired = report.automatic_replicas if report.mode is Mode.ADVISORY else report.desired_replicas
     decision = before.last_decision
-    if decision is None or moved or turned:
+    if decision is None or moved or turned or before.desired_replicas != desired:
         decision = LastDecision(
             time=rfc3339(now), reason=report.decision.reason, message=report.decision.message[:1024]
         )
@@ -52,7 +55,7 @@ def deployment_status(
         observed_generation=resource.metadata.generation,
         replicas=report.replicas,
         ready_replicas=report.ready_replicas,
-        desired_replicas=report.desired_replicas,
+        desired_replicas=desired,
         url=service_url(resource) or None,
         queue_depth=_whole(report.queue_depth),
         arrival_rate=Rate.of(rate.value) if isinstance(rate, Measurement) else None,
