@@ -1,0 +1,286 @@
+"""How replicas come, change in number, and go, on the real API server."""
+
+from __future__ import annotations
+
+import time
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from background import Queue
+from kubectl import Kubectl
+from operator_process import Engines, OperatorProcess
+from small_fleet import SmallFleet, node_of, queue_signal, template, variant
+from witness import is_ready
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("operator")]
+
+
+SIMULATED = "fleetpack.dev/simulated"
+
+
+def essence(pod: dict[str, Any]) -> dict[str, Any]:
+    """What of a Pod is the operator's doing."""
+    server = pod["spec"]["containers"][0]
+    owner = pod["metadata"]["ownerReferences"][0]
+    return {
+        "name": pod["metadata"]["name"],
+        "node": node_of(pod),
+        "cores": pod["metadata"]["annotations"]["fleetpack.dev/cores"],
+        "labels": pod["metadata"]["labels"],
+        "limit": server["resources"]["limits"]["aws.amazon.com/neuroncore"],
+        "requests": server["resources"]["requests"],
+        "owner": (owner["kind"], owner["name"], owner["controller"], owner["blockOwnerDeletion"]),
+    }
+
+
+def test_should_create_pods_for_exactly_their_node_and_cores(fleet: SmallFleet) -> None:
+    (node,) = fleet.static_pool("a")
+
+    fleet.deploy("chat", replicas=2, variants=variant(4), service={"port": 8000})
+
+    pods = fleet.settled("chat", 2)
+    labels = {
+        "fleetpack.dev/deployment": "chat",
+        "fleetpack.dev/variant": "tp4",
+        "fleetpack.dev/serving": "true",
+    }
+    assert [essence(pod) for pod in pods] == [
+        {
+            "name": f"chat-tp4-{ordinal}",
+            "node": node,
+            "cores": cores,
+            "labels": labels,
+            "limit": "4",
+            "requests": {"cpu": "1", "memory": "1Gi", "aws.amazon.com/neuroncore": "4"},
+            "owner": ("InferenceDeployment", "chat", True, True),
+        }
+        for ordinal, cores in enumerate(("0-3", "4-7"))
+    ]
+    assert [pod["spec"]["nodeName"] for pod in pods] == [node, node]
+
+
+def test_should_say_in_status_what_runs_where_and_what_it_costs(fleet: SmallFleet) -> None:
+    (node,) = fleet.static_pool("a", priceOverrides=[{"instanceType": "inf2.24xlarge", "usdPerHour": "6.00"}])
+
+    fleet.deploy("chat", replicas=2, variants=variant(4), service={"port": 8000})
+
+    fleet.settled("chat", 2)
+    status = fleet.until(
+        lambda: found if (found := fleet.status("chat")).get("readyReplicas") == 2 else None,
+        "2 ready in status",
+        "chat",
+    )
+    reasons = {own["type"]: (own["status"], own["reason"]) for own in status["conditions"]}
+    assert {key: status[key] for key in ("replicas", "readyReplicas", "desiredReplicas", "url", "placements")} == {
+        "replicas": 2,
+        "readyReplicas": 2,
+        "desiredReplicas": 2,
+        "url": f"http://chat.{fleet.namespace}.svc:8000",
+        "placements": [
+            {"pod": f"chat-tp4-{ordinal}", "variant": "tp4", "node": node, "cores": cores}
+            for ordinal, cores in enumerate(("0-3", "4-7"))
+        ],
+    }
+    assert reasons == {
+        "Accepted": ("True", "Accepted"),
+        "Ready": ("True", "AllReplicasReady"),
+        "ScalingActive": ("False", "ManualReplicas"),
+        "CapacityAvailable": ("True", "Placed"),
+        "WithinBudget": ("True", "WithinBudget"),
+    }
+    assert float(status["usdPerHour"]) == pytest.approx(6.00 * 8 / 12)
+
+
+def test_should_make_a_service_that_selects_the_replicas_in_service(fleet: SmallFleet) -> None:
+    # No Pod: addresses of simulated replicas are on the loopback, and EndpointSlices refuse those.
+    fleet.deploy("chat", replicas=0, service={"port": 80, "targetPort": 8000})
+
+    path = f"/api/v1/namespaces/{fleet.namespace}/services"
+    (service,) = fleet.until(lambda: fleet.admin.get(path)["items"], "a Service", "chat")
+    port = service["spec"]["ports"][0]
+    assert service["metadata"]["name"] == "chat"
+    assert service["spec"]["selector"] == {"fleetpack.dev/deployment": "chat", "fleetpack.dev/serving": "true"}
+    assert (port["port"], port["targetPort"]) == (80, 8000)
+
+
+def test_should_launch_a_node_for_replicas_that_have_no_room(fleet: SmallFleet) -> None:
+    pool = fleet.pool(simulation={"bootDelay": "1s"})
+
+    fleet.deploy("chat", replicas=3, variants=variant(8))
+
+    pods = fleet.settled("chat", 3)
+    nodes = sorted(node_of(pod) for pod in pods)
+    assert nodes == [f"{pool}-inf2-24xlarge-{ordinal}" for ordinal in range(3)]
+
+
+def test_should_obey_kubectl_scale_in_mode_manual(fleet: SmallFleet, kubectl: Kubectl) -> None:
+    fleet.static_pool("a")
+    fleet.deploy("chat", replicas=1)
+    fleet.settled("chat", 1)
+
+    kubectl.read("scale", "infd", "chat", f"--namespace={fleet.namespace}", "--replicas=4")
+
+    fleet.settled("chat", 4)
+    kubectl.read("scale", "infd", "chat", f"--namespace={fleet.namespace}", "--replicas=2")
+    fleet.settled("chat", 2)
+    assert fleet.spec("chat")["replicas"] == 2
+
+
+def test_should_take_a_replica_out_of_its_service_before_it_is_deleted(fleet: SmallFleet) -> None:
+    fleet.static_pool("a")
+    fleet.deploy("chat", replicas=2, disruption={"drain": "2s"})
+    fleet.settled("chat", 2)
+
+    fleet.scale("chat", 1)
+
+    (kept,) = fleet.settled("chat", 1)
+    story = [
+        (change.kind, change.object["metadata"]["labels"]["fleetpack.dev/serving"])
+        for change in fleet.witness.of_pods(fleet.namespace)
+        if change.name != kept["metadata"]["name"]
+        and ("deletionTimestamp" in change.object["metadata"] or is_ready(change.object))
+    ]
+    drained = next(index for index, (_, serving) in enumerate(story) if serving == "false")
+    assert {serving for _, serving in story[drained:]} == {"false"}
+    assert story[-1] == ("DELETED", "false")
+    assert fleet.witness.fewest_ready(fleet.namespace, "chat", time.monotonic()) == 1
+
+
+def test_should_scale_up_on_the_queue_of_its_own_engines(fleet: SmallFleet, engines: Engines) -> None:
+    fleet.static_pool("a")
+    signal = {"name": "engine", "podMetrics": {"port": engines.port}, "interval": "500ms"}
+    scaling = {"minReplicas": 1, "maxReplicas": 3, "targetQueueDepth": 2, "signals": [signal]}
+    fleet.deploy("chat", mode="Auto", scaling=scaling)
+    (first,) = fleet.settled("chat", 1)
+
+    # Four run, twenty wait: that is more than three replicas keep at a queue of two.
+    with engines.load(first["status"]["podIP"], requests=24):
+        fleet.settled("chat", 3)
+
+    assert fleet.spec("chat")["replicas"] == 3
+    assert any(event["reason"] == "AtMaximumReplicas" for event in fleet.events("chat"))
+
+
+def test_should_go_down_when_idle_and_to_zero_and_back(fleet: SmallFleet, queue: Queue) -> None:
+    # Surplus is kept for 30 s at least, so both ways down are walked side by side.
+    fleet.static_pool("a")
+    known = variant(2, performance={"maxConcurrency": 4, "startup": "1s"})
+    scaling = {"minReplicas": 0, "maxReplicas": 9, "scaleToZeroAfter": "1s"}
+    with Queue(waiting=1) as night_queue:
+        # Eight per replica: four that run and four that wait.
+        queue.waiting = 30
+        fleet.deploy("day", mode="Auto", variants=known, scaling={**scaling, "signals": queue_signal(queue.url)})
+        fleet.deploy(
+            "night", mode="Auto", variants=known, scaling={**scaling, "signals": queue_signal(night_queue.url)}
+        )
+        fleet.settled("day", 4)
+        fleet.settled("night", 1)
+
+        queue.waiting, night_queue.waiting = 2, 0
+
+        started_at = time.monotonic()
+        fleet.stays(
+            lambda: len(fleet.serving("day")) == 4, 5.0, "4 serving replicas: a surplus is not given up at once"
+        )
+        fleet.settled("day", 1, limit_seconds=45.0)
+        assert fleet.witness.fewest_ready(fleet.namespace, "day", started_at) == 1
+        fleet.settled("night", 0, limit_seconds=45.0)
+        assert (fleet.spec("day")["replicas"], fleet.spec("night")["replicas"]) == (1, 0)
+        night_queue.waiting = 3
+        fleet.settled("night", 1)
+        assert fleet.spec("night")["replicas"] == 1
+
+
+def test_should_hold_replicas_while_the_signal_is_silent(fleet: SmallFleet, queue: Queue) -> None:
+    fleet.static_pool("a")
+    scaling = {"minReplicas": 0, "maxReplicas": 4, "scaleToZeroAfter": "1s", "signals": queue_signal(queue.url, "1s")}
+    queue.waiting = 8
+    fleet.deploy("chat", mode="Auto", scaling=scaling)
+    fleet.settled("chat", 2)
+
+    queue.waiting = None
+
+    told = fleet.told("chat", "ScalingActive", status="False", reason="NoFreshSignal")
+    fleet.stays(lambda: len(fleet.serving("chat")) == 2, 3.0, "2 serving replicas")
+    assert told["message"].startswith("replicas are held")
+
+
+def test_should_correct_kubectl_scale_in_mode_auto(fleet: SmallFleet, queue: Queue, kubectl: Kubectl) -> None:
+    fleet.static_pool("a")
+    queue.waiting = 8
+    fleet.deploy("chat", mode="Auto", scaling={"maxReplicas": 4, "signals": queue_signal(queue.url)})
+    fleet.settled("chat", 2)
+
+    kubectl.read("scale", "infd", "chat", f"--namespace={fleet.namespace}", "--replicas=4")
+
+    fleet.until(lambda: fleet.spec("chat")["replicas"] == 2, "spec.replicas corrected to 2", "chat")
+    assert sorted(fleet.witness.created(fleet.namespace)) == ["chat-tp2-0", "chat-tp2-1"]
+
+
+def test_should_show_what_auto_would_do_in_mode_advisory_and_not_do_it(fleet: SmallFleet, queue: Queue) -> None:
+    fleet.static_pool("a")
+    queue.waiting = 12
+    fleet.deploy("chat", mode="Advisory", replicas=1, scaling={"maxReplicas": 4, "signals": queue_signal(queue.url)})
+
+    fleet.settled("chat", 1)
+
+    fleet.until(lambda: fleet.status("chat").get("desiredReplicas") == 3, "status.desiredReplicas of 3", "chat")
+    fleet.until(
+        lambda: "Auto would run 3" in fleet.status("chat")["lastDecision"]["message"], "the advice in words", "chat"
+    )
+    assert fleet.spec("chat")["replicas"] == 1
+    assert fleet.witness.created(fleet.namespace) == ["chat-tp2-0"]
+
+
+def test_should_touch_nothing_in_mode_paused(fleet: SmallFleet) -> None:
+    fleet.static_pool("a")
+    failing = {f"{SIMULATED}-failure": "crash", f"{SIMULATED}-failure-after-seconds": "2"}
+    fleet.deploy("chat", replicas=2, template=template(annotations=failing))
+    before = fleet.settled("chat", 2)
+
+    fleet.change("chat", mode="Paused", replicas=3)
+
+    fleet.told("chat", "ScalingActive", status="False", reason="Paused")
+    fleet.until(lambda: all(pod["status"]["phase"] == "Failed" for pod in fleet.pods("chat")), "2 failed Pods", "chat")
+    time.sleep(3.0)
+    after = fleet.pods("chat")
+    assert [pod["metadata"]["uid"] for pod in after] == [pod["metadata"]["uid"] for pod in before]
+    assert [pod["status"]["phase"] for pod in after] == ["Failed", "Failed"]
+
+
+def test_should_leave_nothing_behind_of_a_deployment_that_is_deleted(
+    fleet: SmallFleet, operator: OperatorProcess
+) -> None:
+    fleet.static_pool("a")
+    # Two deployments: Pods of a Service cannot have loopback addresses, so each shows one half.
+    fleet.deploy("chat", replicas=2)
+    fleet.deploy("front", replicas=0, service={"port": 8000})
+    fleet.settled("chat", 2)
+    services = f"/api/v1/namespaces/{fleet.namespace}/services"
+    fleet.until(lambda: fleet.admin.get(services)["items"], "a Service", "front")
+    assert f'deployment="{fleet.namespace}/chat"' in operator.metrics()
+
+    fleet.delete("chat")
+    fleet.delete("front")
+
+    fleet.until(lambda: not fleet.pods(), "the end of all Pods")
+    fleet.until(lambda: not fleet.admin.get(services)["items"], "the end of the Service")
+    series = f'deployment="{fleet.namespace}/'
+    fleet.until(lambda: series not in operator.metrics(), "the end of the metrics series")
+    assert sorted(fleet.witness.created(fleet.namespace)) == ["chat-tp2-0", "chat-tp2-1"]
+
+
+def test_should_replace_a_failed_replica_after_a_growing_wait(fleet: SmallFleet) -> None:
+    fleet.static_pool("a")
+    failing = {f"{SIMULATED}-failure": "crash"}
+
+    fleet.deploy("chat", replicas=1, template=template(annotations=failing))
+
+    fleet.until(lambda: len(fleet.witness.created(fleet.namespace)) == 3, "three tries", "chat", limit_seconds=30.0)
+    created_at = [change.at_seconds for change in fleet.witness.of_pods(fleet.namespace) if change.kind == "ADDED"]
+    waits = [later - earlier for earlier, later in pairwise(created_at)]
+    assert 4.5 <= waits[0] <= 9.0
+    assert 9.0 <= waits[1] <= 15.0
+    assert any(event["reason"] == "BackingOff" for event in fleet.events("chat"))
