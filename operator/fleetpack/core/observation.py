@@ -122,14 +122,14 @@ def _flow_of(
 ) -> tuple[float, float, PodFlow | None]:
     """Arrivals and completions between two readings of one Pod, and whether it was saturated meanwhile.
 
-    A counter that fell was reset by a restart: what it shows now came since. A Pod that became ready while we watched is
-    counted from zero; one that was there before us has no past that we could count.
+    A counter that fell was reset by a restart: what it shows now came since. A Pod that was made while we watched is
+    counted from zero; one that was there before us has a past that is not ours to count, also when it becomes ready again.
     """
     if sample.finished_total is None:
         return 0.0, 0.0, None
     inside = (sample.waiting or 0.0) + (sample.running or 0.0)
     if previous is None or previous.finished_total is None:
-        watched = state.observing_since is not None and (replica.ready_at or 0.0) >= state.observing_since
+        watched = state.observing_since is not None and replica.created_at >= state.observing_since
         return (sample.finished_total + inside, sample.finished_total, None) if watched else (0.0, 0.0, None)
     finished = sample.finished_total - previous.finished_total
     inside_before = (previous.waiting or 0.0) + (previous.running or 0.0)

@@ -52,8 +52,8 @@ def learn(state: DeploymentState, flows: tuple[PodFlow, ...], replicas: tuple[Re
             )
     counted = set(state.started_uids)
     if state.desired is None:
-        # In its first pass a process did not see them start: what they show is their last change to Ready, perhaps hours later.
-        counted.update(replica.uid for replica in replicas if replica.ready_at is not None)
+        # A process did not see those start that it finds in its first pass: they show when they last became Ready, perhaps hours later.
+        counted.update(replica.uid for replica in replicas)
     for replica in replicas:
         if replica.phase is ReplicaPhase.READY and replica.ready_at is not None and replica.uid not in counted:
             entry = learning.get(replica.variant, Learning(variant=replica.variant))
