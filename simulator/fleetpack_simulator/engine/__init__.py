@@ -6,12 +6,13 @@ the simulated fleet. A model that does not fit its cores, or a request that does
 `ProfileError` or a `RequestError` that names the way out.
 """
 
+from fleetpack_simulator.engine.coefficients import Coefficients, coefficients_for
 from fleetpack_simulator.engine.performance import (
     decode_step_seconds,
     prefill_seconds,
     step_costs,
 )
-from fleetpack_simulator.engine.profile import Coefficients, EngineProfile, ProfileError, coefficients_for
+from fleetpack_simulator.engine.profile import EngineProfile, ProfileError
 from fleetpack_simulator.engine.replica import (
     Completion,
     EngineCounters,

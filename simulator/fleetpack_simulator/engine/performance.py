@@ -2,83 +2,153 @@
 
 The parts add up. Real kernels overlap some of them (a roofline would take the maximum), but static Neuron graphs hardly do, and a sum
 keeps a step affine in batch and context, so that any number of steps has a closed form. What the formulas leave out: speculative
-decoding, prefix caching, chunked prefill, expert imbalance. `StepCosts` holds them in whole picoseconds: then the jump over many
-steps and the walk over each give the very same instant.
+decoding, prefix caching, chunked prefill, expert imbalance (docs/fidelity.md shows what that costs). `StepCosts` holds them in
+whole picoseconds: then the jump over many steps and the walk over each give the very same instant.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isqrt
+from math import ceil, isqrt
 
 from fleetpack_simulator.engine.profile import EngineProfile
 
 PICOSECONDS = 10**12
-# Smallest compiled prefill bucket; Neuron's auto-bucketing doubles from 128 up to the window (NxD Inference, bucketing).
-SMALLEST_PREFILL_BUCKET_TOKENS = 128
+# Smallest compiled bucket, of prefill and of decode; Neuron's auto-bucketing doubles from 128 up to the window (NxD Inference,
+# bucketing). The published rows show both: the median token of Llama-3-8B takes 7.41 ms in a window of 8,192, the mean one
+# 6.9 ms, which is what half the tokens in the bucket of 4,096 make of it.
+SMALLEST_BUCKET_TOKENS = 128
+# The matrix engine of a NeuronCore holds 128 rows and 128 columns of weights (Neuron docs, NeuronCore-v2 architecture).
+MATRIX_ENGINE_WIDTH = 128
+# Bits at which weights pass through a NeuronCore: narrower ones are widened on the way. Llama-3-8B in int8 decodes no faster on
+# inf2.48xlarge (6.42 ms) than Llama-2-7B in bf16 (6.47 ms).
+STATIC_WEIGHT_BITS = 16
+# A pair of token and position costs half in a prefill, where rows of the same head are worked off together, of what it costs in a
+# decode step; and a causal prompt has tokens²/2 pairs.
+_PREFILL_PAIR_SHARE = 0.5 / 2
 
 
-def prefill_seconds(profile: EngineProfile, prompt_tokens: int) -> float:
-    """Return the time from admission to the first token of one prompt, alone on the device.
+def prefill_seconds(profile: EngineProfile, prompt_tokens: int, sequences: int = 1) -> float:
+    """Return the time from admission to the first token of `sequences` prompts in one pass, alone on the devices.
 
-    weights read once + collectives + (2 · parameters · tokens + 2 · layers · hidden · tokens²) / (FLOPS · utilisation)
+    host + pass + operations / (FLOPS · share) + attention over positions + layers · sequences · prefill latency
 
-    Two operations per parameter and token, and 2·layers·hidden·tokens² for causal attention: Korthikanti et al., "Reducing
-    Activation Recomputation in Large Transformer Models", appendix A; Kaplan et al. 2020, section 2.1.
+    Operations: two per parameter and token, and 2 · layers · hidden · tokens² for causal attention (Korthikanti et al., "Reducing
+    Activation Recomputation in Large Transformer Models", appendix A; Kaplan et al. 2020, section 2.1).
     """
-    tokens = padded_prompt_tokens(profile, prompt_tokens)
-    model = profile.model
-    linear_operations = 2 * model.active_parameters * tokens
+    coefficients, model = profile.coefficients, profile.model
+    tokens = padded_tokens(profile, prompt_tokens)
+    linear_operations = 2 * _prefill_parameters(profile) * tokens
     attention_operations = 2 * model.layers * model.hidden_size * tokens**2
-    flops_per_second = profile.devices * profile.hardware.tflops_bf16 * 1e12 * profile.coefficients.prefill_flops_share
-    return pass_seconds(profile) + (linear_operations + attention_operations) / flops_per_second
+    position_seconds = _PREFILL_PAIR_SHARE * tokens**2 * _position_seconds(profile)
+    latency_seconds = model.layers * coefficients.prefill_sequence_seconds if profile.cores > 1 else 0.0
+    each = (linear_operations + attention_operations) / _flops(profile) + position_seconds + latency_seconds
+    # A prompt touches every expert.
+    whole_read = model.parameters_billions * 1e9 * _bytes_per_weight(profile) / _bandwidth(profile)
+    return coefficients.host_seconds + whole_read + _layers_seconds(profile) + sequences * each
 
 
-def decode_step_seconds(profile: EngineProfile, batch: int, context_tokens: int) -> float:
+def decode_step_seconds(
+    profile: EngineProfile, batch: int, context_tokens: int, longest_context_tokens: int | None = None
+) -> float:
     """Return the time of one step that gives each of `batch` sequences a token; `context_tokens` is the sum over them.
 
-    weights read once + collectives + batch · (sampling + operations) + KV cache read
+    pass + batch · operations + context · (KV cache read + attention)
 
     Pope et al., "Efficiently Scaling Transformer Inference", section 2 (memory and compute time of decode). On static shapes the
-    compiled batch and window count, not the live ones: Llama-3.1-8B compiled for 32 takes 24.5 ms per token with a single
-    sequence, compiled for 1 it takes 11 ms (vLLM on Neuron, guidellm runs; optimum-neuron plots).
+    compiled batch and the bucket of the longest context count (None: the window), not the live ones: Llama-3.1-8B compiled for 32
+    takes 24.5 ms per token with a single sequence, compiled for 1 it takes 11 ms (vLLM on Neuron, guidellm runs; optimum-neuron plots).
     """
     if profile.hardware.static_shapes:
         batch = profile.maximum_batch
-        context_tokens = batch * profile.window_tokens
-    return pass_seconds(profile) + batch * sequence_seconds(profile) + context_tokens * context_token_seconds(profile)
-
-
-def pass_seconds(profile: EngineProfile) -> float:
-    """Return the time of one pass that does not depend on the batch: all weights once, and each layer's latency."""
-    coefficients = profile.coefficients
-    read_seconds = profile.model.active_weight_bytes / (
-        profile.devices * profile.hardware.memory_bandwidth_gb_per_second * 1e9 * coefficients.weight_bandwidth_share
+        context_tokens = batch * context_bucket(profile, longest_context_tokens)
+    return (
+        pass_seconds(profile, batch)
+        + batch * sequence_seconds(profile)
+        + context_tokens * context_token_seconds(profile)
     )
-    hops = profile.hardware.collective_hops(profile.devices)
-    return read_seconds + profile.model.layers * (coefficients.layer_seconds + coefficients.layer_hop_seconds * hops)
+
+
+def pass_seconds(profile: EngineProfile, sequences: int = 1) -> float:
+    """Return the part of a step that does not depend on contexts: the weights that `sequences` touch, and each layer's latency."""
+    read_bytes = profile.model.parameters_read(sequences) * _bytes_per_weight(profile)
+    return read_bytes / _bandwidth(profile) + _layers_seconds(profile)
 
 
 def sequence_seconds(profile: EngineProfile) -> float:
-    """Return what one more sequence adds to a step, its context aside."""
-    flops_per_second = profile.devices * profile.hardware.tflops_bf16 * 1e12 * profile.coefficients.prefill_flops_share
-    return profile.coefficients.sequence_seconds + 2 * profile.model.active_parameters / flops_per_second
+    """Return what one more sequence adds to a step, its context aside: its operations, and its logits if the host samples.
+
+    Static graphs hide the operations behind the read of the weights up to some 130 sequences (FLOPS over bandwidth), and none of
+    the compiled batches is larger.
+    """
+    seconds = 0.0 if profile.hardware.static_shapes else 2 * profile.model.active_parameters / _flops(profile)
+    if profile.samples_on_host:
+        seconds += 4 * profile.model.vocabulary_size / (profile.coefficients.output_gb_per_second * 1e9)
+    return seconds
 
 
 def context_token_seconds(profile: EngineProfile) -> float:
-    """Return what one more token of context adds to a step: its keys and values are read once."""
-    bandwidth = profile.devices * profile.hardware.memory_bandwidth_gb_per_second * 1e9
-    return profile.model.kv_bytes_per_token(profile.cores) / (bandwidth * profile.coefficients.kv_bandwidth_share)
+    """Return what one more token of context adds to a step: its keys and values are read, and each query head works on it."""
+    kv_bytes = profile.model.kv_bytes_per_token(profile.cores)
+    return kv_bytes / _bandwidth(profile) + _position_seconds(profile)
 
 
-def padded_prompt_tokens(profile: EngineProfile, prompt_tokens: int) -> int:
+def padded_tokens(profile: EngineProfile, tokens: int) -> int:
     """Return the length that is computed: static shapes pad a prompt to the next compiled bucket."""
     if not profile.hardware.static_shapes:
-        return prompt_tokens
-    bucket = SMALLEST_PREFILL_BUCKET_TOKENS
-    while bucket < prompt_tokens:
+        return tokens
+    bucket = SMALLEST_BUCKET_TOKENS
+    while bucket < tokens:
         bucket *= 2
-    return max(prompt_tokens, min(bucket, profile.window_tokens))
+    return max(tokens, min(bucket, profile.window_tokens))
+
+
+def context_bucket(profile: EngineProfile, longest_context_tokens: int | None) -> int:
+    """Return the bucket that a decode step works on: of the longest context of the batch, up to the window."""
+    if longest_context_tokens is None:
+        return profile.window_tokens
+    return min(padded_tokens(profile, longest_context_tokens), profile.window_tokens)
+
+
+def _bandwidth(profile: EngineProfile) -> float:
+    share = profile.coefficients.weight_bandwidth_share
+    return profile.devices * profile.hardware.memory_bandwidth_gb_per_second * 1e9 * share
+
+
+def _flops(profile: EngineProfile) -> float:
+    return profile.devices * profile.hardware.tflops_bf16 * 1e12 * profile.coefficients.flops_share
+
+
+def _bytes_per_weight(profile: EngineProfile) -> float:
+    bits = profile.model.weight_bits
+    return (max(bits, STATIC_WEIGHT_BITS) if profile.hardware.static_shapes else bits) / 8
+
+
+def _layers_seconds(profile: EngineProfile) -> float:
+    coefficients = profile.coefficients
+    collective_seconds = coefficients.collective_seconds if profile.cores > 1 else 0.0
+    return profile.model.layers * (coefficients.layer_seconds + collective_seconds)
+
+
+def _position_seconds(profile: EngineProfile) -> float:
+    heads = profile.model.query_heads_per_rank(profile.cores)
+    return profile.model.layers * heads * profile.coefficients.position_seconds
+
+
+def _prefill_parameters(profile: EngineProfile) -> float:
+    """Return the parameters that each token of a prompt is computed with.
+
+    Static graphs compute every expert for every token (NxD Inference, "all experts" path), and a slice of an expert that is
+    narrower than the matrix engine wastes the rest of it, in rows and in columns.
+    """
+    model = profile.model
+    if not profile.hardware.static_shapes or not model.has_experts:
+        return model.active_parameters
+    if model.expert_size is None:
+        return model.parameters_billions * 1e9
+    slice_columns = ceil(model.expert_size / profile.cores)
+    filled = slice_columns / (ceil(slice_columns / MATRIX_ENGINE_WIDTH) * MATRIX_ENGINE_WIDTH)
+    return float(model.parameters_billions * 1e9 / filled**2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,15 +180,17 @@ class StepCosts:
         return (isqrt(linear * linear + 8 * growth * elapsed_picoseconds) - linear) // (2 * growth)
 
 
-def step_costs(profile: EngineProfile) -> StepCosts:
-    """Return the decode step of `profile` as `StepCosts`."""
+def step_costs(profile: EngineProfile, bucket_tokens: int | None = None) -> StepCosts:
+    """Return the decode step of `profile` as `StepCosts`; on static shapes, of one bucket of contexts (None: the window)."""
     if profile.hardware.static_shapes:
-        constant_seconds = decode_step_seconds(profile, profile.maximum_batch, 0)
+        constant_seconds = decode_step_seconds(profile, profile.maximum_batch, 0, bucket_tokens)
         return StepCosts(
             fixed_picoseconds=round(constant_seconds * PICOSECONDS), sequence_picoseconds=0, context_token_picoseconds=0
         )
+    # Experts touched at a full batch: a mean over the batch would make a step no longer affine in it.
+    sequences = profile.maximum_batch if profile.model.has_experts else 1
     return StepCosts(
-        fixed_picoseconds=round(pass_seconds(profile) * PICOSECONDS),
+        fixed_picoseconds=round(pass_seconds(profile, sequences) * PICOSECONDS),
         sequence_picoseconds=round(sequence_seconds(profile) * PICOSECONDS),
         context_token_picoseconds=round(context_token_seconds(profile) * PICOSECONDS),
     )

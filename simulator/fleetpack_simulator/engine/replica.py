@@ -3,8 +3,8 @@
 It does one thing at a time: nothing, a prefill, or decode steps. At each step boundary the oldest waiting request is admitted if a
 slot and its KV cache are free; its prefill blocks decoding (static-shape engines do not overlap the two) and yields the first
 token; then the whole batch goes on. Admission is first come, first served: a head that does not fit yet holds up those behind
-it. The cache for prompt and output is reserved at admission, so nothing is preempted. Between two changes of the batch every
-step's time is known, so a stretch of any length is one event.
+it. The cache for prompt and output is reserved at admission, so nothing is preempted. Between two changes of the batch (or, on
+static shapes, of the bucket that its longest context needs) every step's time is known, so a stretch of any length is one event.
 
 Time comes from the caller and never goes back. A request that could never be served is refused with `RequestError` at submission.
 """
@@ -17,7 +17,13 @@ from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
 
-from fleetpack_simulator.engine.performance import PICOSECONDS, prefill_seconds, step_costs
+from fleetpack_simulator.engine.performance import (
+    PICOSECONDS,
+    StepCosts,
+    context_bucket,
+    prefill_seconds,
+    step_costs,
+)
 from fleetpack_simulator.engine.profile import EngineProfile
 
 # Instants go in and out as float seconds; near 1e5 s a float resolves 15 ps, so a caller may be that much too early by rounding alone.
@@ -95,6 +101,7 @@ class _Sequence:
     first_token: int | None = None
     finish_step: int = 0
     aborted: bool = False
+    has_left: bool = False
 
 
 class EngineReplica:
@@ -103,6 +110,7 @@ class EngineReplica:
     def __init__(self, profile: EngineProfile) -> None:
         self.profile = profile
         self._costs = step_costs(profile)
+        self._bucket_costs: dict[int, StepCosts] = {}
         self._static = profile.hardware.static_shapes
         self._kv_capacity_tokens = profile.kv_capacity_tokens
         self._prefill_picoseconds: dict[int, int] = {}
@@ -112,6 +120,8 @@ class EngineReplica:
         self._prefilling: _Sequence | None = None
         # Sequences by the step at which they end; the request id only makes the order total.
         self._batch: list[tuple[int, int, _Sequence]] = []
+        # The same sequences by context, longest first; those that have left are dropped when they come to the top.
+        self._longest: list[tuple[int, int, _Sequence]] = []
         self._events: list[EngineEvent] = []
         # The current stretch: a prefill, or `_stretch_steps` decode steps; `_stretch_end` is None while the engine is idle.
         self._stretch_start = 0
@@ -237,9 +247,24 @@ class EngineReplica:
             self._stretch_end = now + self._prefill_time(sequence.request.prompt_tokens)
         elif self._batch:
             self._stretch_steps = self._batch[0][0] - self._step
+            if self._static:
+                self._stretch_steps = min(self._stretch_steps, self._choose_bucket())
             self._stretch_end = now + self._decode_time(self._stretch_steps)
         else:
             self._stretch_end = None
+
+    def _choose_bucket(self) -> int:
+        """Take the costs of the bucket that the longest context needs; return the steps until it outgrows it."""
+        while self._longest[0][2].has_left:
+            heapq.heappop(self._longest)
+        context_tokens = self._step - self._longest[0][0]
+        bucket = context_bucket(self.profile, context_tokens)
+        costs = self._bucket_costs.get(bucket)
+        if costs is None:
+            costs = self._bucket_costs[bucket] = step_costs(self.profile, bucket)
+        self._costs = costs
+        # The window bounds every context, so its bucket is never outgrown.
+        return max(bucket - context_tokens + 1, 1)
 
     def _finish_stretch(self, now: int) -> None:
         self._clock = now
@@ -262,6 +287,10 @@ class EngineReplica:
         sequence.finish_step = self._step + sequence.output_tokens - 1
         self._context_tokens += request.prompt_tokens + 1
         heapq.heappush(self._batch, (sequence.finish_step, request.request_id, sequence))
+        if self._static:
+            # A context grows by one each step, so step minus context never changes, and the least has the longest context.
+            context_start = self._step - request.prompt_tokens - 1
+            heapq.heappush(self._longest, (context_start, request.request_id, sequence))
 
     def _finish_steps(self, now: int) -> None:
         steps = self._stretch_steps
@@ -279,6 +308,7 @@ class EngineReplica:
 
     def _leave_batch(self, sequence: _Sequence, now: int) -> None:
         output_tokens = sequence.output_tokens - (sequence.finish_step - self._step)
+        sequence.has_left = True
         self._context_tokens -= sequence.request.prompt_tokens + output_tokens
         self._end(sequence, now, output_tokens)
 

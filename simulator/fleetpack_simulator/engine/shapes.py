@@ -13,7 +13,7 @@ from enum import StrEnum
 
 
 class Topology(StrEnum):
-    """How the devices of one node are connected; decides how many hops a collective takes."""
+    """How the devices of one node are connected; small collectives took as long on a ring as on a torus (docs/fidelity.md)."""
 
     NONE = "none"
     RING = "ring"
@@ -35,6 +35,12 @@ class ModelShape:
     kv_bits: int = 16
     active_parameters_billions: float | None = None
     """Parameters that one token passes through (mixture of experts); None: all of them."""
+    attention_heads: int | None = None
+    """Query heads of one layer; None: as many as fill the hidden size."""
+    expert_size: int | None = None
+    """Width of one expert's feed-forward layer; None: no experts."""
+    vocabulary_size: int = 128_256
+    """Tokens of the vocabulary; matters where logits leave the device (sampling on the host)."""
 
     def __post_init__(self) -> None:
         for field in (
@@ -60,17 +66,30 @@ class ModelShape:
         return (self.active_parameters_billions or self.parameters_billions) * 1e9
 
     @property
-    def active_weight_bytes(self) -> float:
-        """Bytes of the weights that one token reads."""
-        return self.active_parameters * self.weight_bits / 8
+    def has_experts(self) -> bool:
+        """Whether a token passes through only a part of the weights."""
+        return self.active_parameters < self.parameters_billions * 1e9
+
+    def parameters_read(self, sequences: int) -> float:
+        """Parameters that a step reads for so many sequences: the more, the more experts are touched.
+
+        Each sequence touches its share of the weights, drawn independently: 1 - (1 - share)^sequences of all of them.
+        """
+        total = self.parameters_billions * 1e9
+        return float(total * (1 - (1 - self.active_parameters / total) ** sequences))
+
+    def query_heads_per_rank(self, tensor_parallelism: int) -> int:
+        """Query heads that the busiest rank computes; heads are not split, so an uneven division leaves ranks idle."""
+        heads = self.attention_heads or self.hidden_size // self.head_size
+        return math.ceil(heads / tensor_parallelism)
 
     def kv_bytes_per_token(self, tensor_parallelism: int) -> float:
         """Bytes that keys and values of one token take over all ranks.
 
-        Each rank holds at least one KV head, so with more ranks than KV heads the heads are copied (grouped-query attention
-        under tensor parallelism: Neuron docs, NxD Inference, GQA sharding "replicate-to-TP-degree").
+        Each rank holds a whole number of KV heads and at least one, so with more ranks than KV heads the heads are copied
+        (grouped-query attention under tensor parallelism: Neuron docs, NxD Inference, GQA sharding "replicate-to-TP-degree").
         """
-        heads = max(self.kv_heads, tensor_parallelism)
+        heads = tensor_parallelism * math.ceil(self.kv_heads / tensor_parallelism)
         return 2 * self.layers * heads * self.head_size * self.kv_bits / 8
 
     @classmethod
@@ -79,31 +98,32 @@ class ModelShape:
         if parameters_billions <= 0:
             raise ValueError(f"model {name}: parameters_billions is {parameters_billions}, it must be above zero")
         nearest = min(
-            _PUBLISHED_DECODERS, key=lambda shape: abs(math.log(shape.parameters_billions / parameters_billions))
+            _TYPICAL_DECODERS, key=lambda shape: abs(math.log(shape.parameters_billions / parameters_billions))
         )
         return replace(nearest, name=name, parameters_billions=parameters_billions, weight_bits=weight_bits)
 
 
-def _decoder(name: str, parameters_billions: float, layers: int, hidden_size: int, head_size: int = 128) -> ModelShape:
+def _typical(name: str, parameters_billions: float, layers: int, hidden_size: int, attention_heads: int) -> ModelShape:
     return ModelShape(
         name=name,
         parameters_billions=parameters_billions,
         layers=layers,
         hidden_size=hidden_size,
+        attention_heads=attention_heads,
         kv_heads=8,
-        head_size=head_size,
+        head_size=64 if hidden_size < 3000 else 128,
     )
 
 
-# From the config.json of each model: num_hidden_layers, hidden_size, num_key_value_heads (8 in all), head_dim.
-_PUBLISHED_DECODERS = (
-    _decoder("meta-llama/Llama-3.2-1B", 1.24, 16, 2048, head_size=64),
-    _decoder("meta-llama/Llama-3.2-3B", 3.21, 28, 3072),
-    _decoder("meta-llama/Llama-3.1-8B", 8.03, 32, 4096),
-    _decoder("Qwen/Qwen2.5-14B", 14.8, 48, 5120),
-    _decoder("Qwen/Qwen2.5-32B", 32.8, 64, 5120),
-    _decoder("meta-llama/Llama-3.1-70B", 70.6, 80, 8192),
-    _decoder("meta-llama/Llama-3.1-405B", 405.9, 126, 16384),
+# From the config.json of each model: num_hidden_layers, hidden_size, num_attention_heads; num_key_value_heads is 8 in all.
+_TYPICAL_DECODERS = (
+    _typical("meta-llama/Llama-3.2-1B", 1.24, 16, 2048, 32),
+    _typical("meta-llama/Llama-3.2-3B", 3.21, 28, 3072, 24),
+    _typical("meta-llama/Llama-3.1-8B", 8.03, 32, 4096, 32),
+    _typical("Qwen/Qwen2.5-14B", 14.8, 48, 5120, 40),
+    _typical("Qwen/Qwen2.5-32B", 32.8, 64, 5120, 40),
+    _typical("meta-llama/Llama-3.1-70B", 70.6, 80, 8192, 64),
+    _typical("meta-llama/Llama-3.1-405B", 405.9, 126, 16384, 128),
 )
 
 
@@ -124,15 +144,3 @@ class Hardware:
         for field in ("memory_gib", "memory_bandwidth_gb_per_second", "tflops_bf16", "cores_per_device"):
             if getattr(self, field) <= 0:
                 raise ValueError(f"accelerator {self.name}: {field} is {getattr(self, field)}, it must be above zero")
-
-    def collective_hops(self, devices: float) -> float:
-        """Return the hops over which a small all-reduce has to pass: its latency grows with them."""
-        if devices <= 1:
-            return 0.0
-        match self.topology:
-            case Topology.RING:
-                return devices
-            case Topology.TORUS_2D:
-                return 2 * math.sqrt(devices)
-            case Topology.NONE | Topology.SWITCHED:
-                return math.log2(devices)

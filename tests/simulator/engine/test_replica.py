@@ -24,7 +24,7 @@ from fleetpack_simulator.engine import (
     prefill_seconds,
     step_costs,
 )
-from fleetpack_simulator.engine.performance import PICOSECONDS
+from fleetpack_simulator.engine.performance import PICOSECONDS, context_bucket
 
 GPU = Hardware(name="gpu", memory_gib=24, memory_bandwidth_gb_per_second=800, tflops_bf16=120)
 
@@ -68,7 +68,7 @@ def completions(events: list[FirstToken | Completion]) -> dict[int, Completion]:
 
 def walk_every_step(profile: EngineProfile, arrivals: list[Arrival]) -> dict[int, tuple[int, int, int]]:
     """The reference: the same server, written as one loop over steps; (admitted, first token, finish) in picoseconds."""
-    costs = step_costs(profile)
+    costs_of = {None: step_costs(profile)}
     pending = [(round(one.at_seconds * PICOSECONDS), one.request) for one in arrivals]
     clock = 0
     waiting: list[EngineRequest] = []
@@ -95,6 +95,10 @@ def walk_every_step(profile: EngineProfile, arrivals: list[Arrival]) -> dict[int
                 continue
         if batch:
             context = sum(one[1] for one in batch)
+            bucket = context_bucket(profile, max(one[1] for one in batch)) if profile.hardware.static_shapes else None
+            if bucket not in costs_of:
+                costs_of[bucket] = step_costs(profile, bucket)
+            costs = costs_of[bucket]
             clock += (
                 costs.fixed_picoseconds
                 + len(batch) * costs.sequence_picoseconds
@@ -215,7 +219,7 @@ def test_should_not_change_its_course_when_it_is_looked_at(arrivals: list[Arriva
 def test_should_prefill_one_after_the_other_and_then_decode_together() -> None:
     engine = EngineReplica(profile(static=True))
     prefill = prefill_seconds(engine.profile, 100)
-    step = step_costs(engine.profile).fixed_picoseconds / PICOSECONDS
+    step = step_costs(engine.profile, 128).fixed_picoseconds / PICOSECONDS
 
     events = run(engine, [Arrival(0, request(1, output=3)), Arrival(0, request(2, output=2))])
 
@@ -235,7 +239,7 @@ def test_should_prefill_one_after_the_other_and_then_decode_together() -> None:
 def test_should_admit_a_newcomer_at_the_next_step_boundary() -> None:
     engine = EngineReplica(profile(static=True))
     prefill = prefill_seconds(engine.profile, 100)
-    step = step_costs(engine.profile).fixed_picoseconds / PICOSECONDS
+    step = step_costs(engine.profile, 128).fixed_picoseconds / PICOSECONDS
 
     ends = completions(run(engine, [Arrival(0, request(1, output=50)), Arrival(prefill + 2.5 * step, request(2))]))
 
@@ -263,7 +267,7 @@ def test_should_count_tokens_in_the_middle_of_a_stretch() -> None:
     engine = EngineReplica(profile(static=True))
     engine.submit(request(1, output=50), 0)
     engine.submit(request(2, output=50), 0)
-    step = step_costs(engine.profile).fixed_picoseconds / PICOSECONDS
+    step = step_costs(engine.profile, 128).fixed_picoseconds / PICOSECONDS
 
     engine.advance(2 * prefill_seconds(engine.profile, 100) + 10.5 * step)
 
@@ -291,7 +295,7 @@ def test_should_cut_the_output_at_the_window() -> None:
 def test_should_abort_a_running_request_at_the_next_boundary_with_the_tokens_it_has() -> None:
     engine = EngineReplica(profile(static=True))
     engine.submit(request(1, output=50), 0)
-    step = step_costs(engine.profile).fixed_picoseconds / PICOSECONDS
+    step = step_costs(engine.profile, 128).fixed_picoseconds / PICOSECONDS
 
     taken = engine.cancel(1, prefill_seconds(engine.profile, 100) + 4.5 * step)
     end = completions(run(engine, []))[1]
