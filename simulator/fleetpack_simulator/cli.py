@@ -35,6 +35,7 @@ from fleetpack_simulator.load import (
 from fleetpack_simulator.pods import DEPLOYMENT_LABEL, SERVING_LABEL, watching
 from fleetpack_simulator.punctuality import prefer_punctuality
 from fleetpack_simulator.registry import PodRegistry, Registry, StaticRegistry
+from fleetpack_simulator.scenarios.commands import run, swarm
 from fleetpack_simulator.server import start_server
 from fleetpack_simulator.settings import PREFIX, replica_settings
 from fleetpack_simulator.workload import GENERATORS, GeneratorOptions, Request, compress, generate, read_trace, within
@@ -313,6 +314,9 @@ def _print_summary(summary: LoadSummary) -> None:
             f"[bold red]void:[/] the replayer lagged by more than {summary.lag_limit_seconds * 1000:.0f} ms at p99"
         )
 
+
+main.add_command(run)
+main.add_command(swarm)
 
 if __name__ == "__main__":
     main()

@@ -1,0 +1,247 @@
+"""Reads a scenario file.
+
+    name: a-busy-hour            default: the file's name
+    seed: 1
+    duration: 1h                 how long requests come; tail: 5m, how long the last ones may take
+    policy: fleetpack
+    manifestFiles: [pool.yaml]   relative to this file; manifests may also follow as further YAML documents
+    nodes: [{pool: p, instanceType: inf2.48xlarge, count: 2}]        machines that are there from the start
+    loads:
+      default/chat: {file: trace.csv.gz, speed: 2, scale: 0.5, start: 10m, duration: 30m, at: 0s}
+      default/code: {generator: spike, options: {ratePerSecond: 4, peakRatePerSecond: 20}}
+    startup: {default/chat: 90s}                                    instead of what the manifest says
+    delays: {imagePull: 20s, ...}                                   see world/setting.py
+    faults: [{kind: node-failure, at: 5m}, {kind: metrics-missing, at: 8m, duration: 1m, share: 0.5}]
+
+`scale` multiplies the number of requests: below 1 each is kept with that chance, above 1 there are copies, up to ten seconds apart.
+A field that is not known is refused: a typing error must not be a silent default.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fleetpack.api.values import Duration
+from fleetpack.core.fleet import Node
+from fleetpack_simulator.scenarios.manifests import Manifests, ScenarioError, machines
+from fleetpack_simulator.workload import GENERATORS, GeneratorOptions, Request, compress, generate, read_trace, within
+from fleetpack_simulator.world.faults import Fault, FaultKind
+from fleetpack_simulator.world.setting import Delays, ModelSetting, WorldSetting
+
+_COPY_SPREAD_SECONDS = 10.0
+_FIELDS = {
+    "name",
+    "seed",
+    "duration",
+    "tail",
+    "policy",
+    "manifestFiles",
+    "manifests",
+    "nodes",
+    "loads",
+    "startup",
+    "delays",
+    "faults",
+}
+_LOAD_FIELDS = {"file", "generator", "options", "speed", "scale", "start", "duration", "at"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """A scenario, read and understood."""
+
+    name: str
+    policy: str
+    setting: WorldSetting
+
+
+def load_scenario(path: Path, *, seed: int | None = None) -> Scenario:
+    """Read a scenario file; `seed` replaces the one that it names."""
+    try:
+        documents = [one for one in yaml.safe_load_all(path.read_text(encoding="utf-8")) if one is not None]
+    except (OSError, yaml.YAMLError) as error:
+        raise ScenarioError(f"scenario {path}: cannot be read: {error}") from error
+    own = [one for one in documents if isinstance(one, dict) and "kind" not in one]
+    if len(own) != 1:
+        raise ScenarioError(f"scenario {path}: needs exactly one document without `kind`, has {len(own)}")
+    fields_given = own[0]
+    _known(fields_given, _FIELDS, f"scenario {path}")
+    manifests = Manifests()
+    for manifest in (*(one for one in documents if one is not fields_given), *(fields_given.get("manifests") or ())):
+        manifests.add(manifest, str(path))
+    for name in fields_given.get("manifestFiles") or ():
+        _add_file(manifests, path.parent / name)
+    drawn = int(fields_given.get("seed", 0)) if seed is None else seed
+    return Scenario(
+        name=str(fields_given.get("name", path.stem)),
+        policy=str(fields_given.get("policy", "fleetpack")),
+        setting=_setting(fields_given, manifests, path, drawn),
+    )
+
+
+def _add_file(manifests: Manifests, path: Path) -> None:
+    try:
+        for manifest in yaml.safe_load_all(path.read_text(encoding="utf-8")):
+            if manifest is not None:
+                manifests.add(manifest, str(path))
+    except (OSError, yaml.YAMLError) as error:
+        raise ScenarioError(f"manifestFiles: {path}: cannot be read: {error}") from error
+
+
+def _setting(given: Mapping[str, Any], manifests: Manifests, path: Path, seed: int) -> WorldSetting:
+    duration_seconds = _seconds(given.get("duration", "10m"), "duration")
+    pools = manifests.understood_pools()
+    startup = {_key(name): _seconds(value, f"startup.{name}") for name, value in (given.get("startup") or {}).items()}
+    understood = manifests.models(pools, startup)
+    loads = {_key(name): value for name, value in (given.get("loads") or {}).items()}
+    unknown = sorted((set(loads) | set(startup)) - {model.deployment.key for model in understood})
+    if unknown:
+        raise ScenarioError(f"scenario {path}: {', '.join(unknown)}: no InferenceDeployment of that name")
+    models = []
+    for index, model in enumerate(understood):
+        entries = loads.get(model.deployment.key, [])
+        parts = [
+            _load(entry, path.parent, duration_seconds, (seed, index, part))
+            for part, entry in enumerate(entries if isinstance(entries, list) else [entries])
+        ]
+        requests = sorted((one for part in parts for one in part), key=lambda one: one.arrival_seconds)
+        models.append(
+            ModelSetting(
+                deployment=model.deployment,
+                engines=model.engines,
+                startup_seconds=model.startup_seconds,
+                image=model.image,
+                load=within(requests, 0.0, duration_seconds),
+                objective_ttft_seconds=model.objective_ttft_seconds,
+                objective_percentile=model.objective_percentile,
+            )
+        )
+    nodes: list[Node] = []
+    for entry in given.get("nodes") or ():
+        _known(entry, {"pool", "instanceType", "count"}, f"scenario {path}: nodes")
+        nodes.extend(machines(pools, entry["pool"], entry["instanceType"], int(entry.get("count", 1))))
+    return WorldSetting(
+        models=tuple(models),
+        pools=tuple(entry.pool for entry in pools),
+        nodes=tuple(nodes),
+        boots=manifests.boots(),
+        faults=tuple(_fault(entry) for entry in given.get("faults") or ()),
+        delays=_delays(given.get("delays") or {}),
+        duration_seconds=duration_seconds,
+        tail_seconds=_seconds(given.get("tail", "5m"), "tail"),
+        seed=seed,
+    )
+
+
+def _load(
+    entry: Mapping[str, Any], folder: Path, duration_seconds: float, seeds: tuple[int, int, int]
+) -> tuple[Request, ...]:
+    """Read or draw one load; arrivals count from the start of the simulation."""
+    _known(entry, _LOAD_FIELDS, "loads")
+    if ("file" in entry) == ("generator" in entry):
+        raise ScenarioError("loads: exactly one of file and generator must be given")
+    at_seconds = _seconds(entry.get("at", "0s"), "loads: at")
+    length_seconds = _seconds(entry["duration"], "loads: duration") if "duration" in entry else duration_seconds
+    speed = float(entry.get("speed", 1.0))
+    try:
+        if "file" in entry:
+            requests = read_trace(folder / entry["file"])
+            start_seconds = _seconds(entry.get("start", "0s"), "loads: start")
+            requests = within(requests, start_seconds, length_seconds * speed)
+        else:
+            requests = generate(entry["generator"], _options(entry, length_seconds * speed, seeds))
+        requests = compress(requests, speed)
+    except ValueError as error:
+        known = ", ".join(sorted(GENERATORS))
+        raise ScenarioError(f"loads: {error} (generators: {known})") from error
+    scale = float(entry.get("scale", 1.0))
+    if scale != 1.0:
+        requests = scaled(requests, scale, random.Random(f"{seeds}/scale"))
+    return tuple(replace(one, arrival_seconds=one.arrival_seconds + at_seconds) for one in requests)
+
+
+def scaled(requests: tuple[Request, ...], scale: float, draw: random.Random) -> tuple[Request, ...]:
+    """Return `scale` times as many requests of the same kind at about the same times."""
+    if scale <= 0:
+        raise ScenarioError(f"loads: scale is {scale}, it must be above zero")
+    whole = int(scale)
+    found = []
+    for request in requests:
+        copies = whole + (draw.random() < scale - whole)
+        for copy in range(copies):
+            shift = 0.0 if copy == 0 else draw.random() * _COPY_SPREAD_SECONDS
+            found.append(replace(request, arrival_seconds=round(request.arrival_seconds + shift, 6)))
+    return tuple(sorted(found, key=lambda one: one.arrival_seconds))
+
+
+def _options(entry: Mapping[str, Any], duration_seconds: float, seeds: tuple[int, int, int]) -> GeneratorOptions:
+    kinds = {one.name: type(getattr(GeneratorOptions(), one.name)) for one in fields(GeneratorOptions)}
+    seed, model, part = seeds
+    # Models and their parts get seeds of their own, or they would all burst together.
+    values: dict[str, Any] = {"duration_seconds": duration_seconds, "seed": seed * 1_000_003 + model * 1_009 + part}
+    for name, value in (entry.get("options") or {}).items():
+        field_name = re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+        if field_name not in kinds:
+            raise ScenarioError(f"loads: options.{name} is not known; known are {', '.join(sorted(kinds))}")
+        values[field_name] = kinds[field_name](value)
+    return GeneratorOptions(**values)
+
+
+def _delays(given: Mapping[str, Any]) -> Delays:
+    values: dict[str, float] = {}
+    known = {one.name for one in fields(Delays)}
+    for name, value in given.items():
+        base = re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+        if f"{base}_seconds" in known:
+            values[f"{base}_seconds"] = _seconds(value, f"delays.{name}")
+        elif base in known:
+            values[base] = float(value)
+        else:
+            raise ScenarioError(f"delays.{name} is not known; known are {', '.join(sorted(known))}")
+    return Delays(**values)
+
+
+def _fault(entry: Mapping[str, Any]) -> Fault:
+    _known(entry, {"kind", "at", "duration", "target", "share", "delay", "factor"}, "faults")
+    try:
+        return Fault(
+            kind=FaultKind(str(entry.get("kind"))),
+            at_seconds=_seconds(entry.get("at", "0s"), "faults: at"),
+            duration_seconds=_seconds(entry.get("duration", "0s"), "faults: duration"),
+            target=str(entry.get("target", "")),
+            share=float(entry.get("share", 1.0)),
+            seconds=_seconds(entry.get("delay", "0s"), "faults: delay"),
+            factor=float(entry.get("factor", 1.0)),
+        )
+    except ValueError as error:
+        kinds = ", ".join(kind.value for kind in FaultKind)
+        raise ScenarioError(f"faults: {error} (kinds: {kinds})") from error
+
+
+def _known(given: Any, known: set[str], where: str) -> None:
+    if not isinstance(given, dict):
+        raise ScenarioError(f"{where}: {given!r} is no mapping")
+    unknown = sorted(set(given) - known)
+    if unknown:
+        raise ScenarioError(f"{where}: {', '.join(unknown)} is not known; known are {', '.join(sorted(known))}")
+
+
+def _key(name: str) -> str:
+    return name if "/" in name else f"default/{name}"
+
+
+def _seconds(value: object, where: str) -> float:
+    """Read a Go duration, or a number of seconds."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    try:
+        return Duration.parse(str(value)).seconds
+    except ValueError as error:
+        raise ScenarioError(f"{where}: {error}") from error

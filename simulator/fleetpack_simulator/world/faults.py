@@ -1,0 +1,104 @@
+"""What goes wrong, when, and how badly: values that a scenario or the swarm writes down.
+
+A fault at an instant happens once (a node dies); one with a duration holds while it lasts (answers come late). A target left empty
+is drawn from the seed when the time comes. Numbers out of range are refused with `ValueError`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class FaultKind(StrEnum):
+    """Each thing that can go wrong."""
+
+    NODE_FAILURE = "node-failure"
+    """A machine dies at once; the cluster notices after the kubelet's silence, and the Node goes later still."""
+    SPOT_INTERRUPTION = "spot-interruption"
+    """The cloud takes a machine back: cordoned at the notice, gone two minutes later."""
+    DEVICE_FAILURE = "device-failure"
+    """One chip of a node dies, and the replicas on it with it."""
+    REPLICA_CRASH = "replica-crash"
+    """One replica's process ends, and its Pod fails."""
+    INSUFFICIENT_CAPACITY = "insufficient-capacity"
+    """The cloud has no machine of the target type (empty: of any) while it lasts."""
+    START_FAILURE = "start-failure"
+    """A share of the Pods created while it lasts fails instead of becoming Ready."""
+    NEVER_BOUND = "never-bound"
+    """A share of the Pods created while it lasts is never bound to its node."""
+    METRICS_MISSING = "metrics-missing"
+    """A share of the reads fails."""
+    METRICS_LATE = "metrics-late"
+    """Answers come `seconds` late."""
+    METRICS_WRONG = "metrics-wrong"
+    """Gauges are `factor` times the truth."""
+    SLOW_API = "slow-api"
+    """Writes and their answers take up to `seconds` longer."""
+    LOST_WRITES = "lost-writes"
+    """A share of the writes gets no answer: half of them happen nevertheless, some of those late."""
+    REFUSED_WRITES = "refused-writes"
+    """A share of the writes is refused with an error."""
+    CACHE_LAG = "cache-lag"
+    """Watches deliver `seconds` late, and nobody can tell."""
+    CACHE_STALL = "cache-stall"
+    """Watches deliver nothing, and the operator knows that they are silent."""
+    OPERATOR_RESTART = "operator-restart"
+    """The operator is killed; its successor begins `seconds` later knowing nothing."""
+
+
+INSTANT = frozenset(
+    {
+        FaultKind.NODE_FAILURE,
+        FaultKind.SPOT_INTERRUPTION,
+        FaultKind.DEVICE_FAILURE,
+        FaultKind.REPLICA_CRASH,
+        FaultKind.OPERATOR_RESTART,
+    }
+)
+"""Kinds that happen once; the others need a duration."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """One fault."""
+
+    kind: FaultKind
+    at_seconds: float
+    duration_seconds: float = 0.0
+    target: str = ""
+    """A node, a deployment `namespace/name`, or an instance type, as the kind wants it; empty: drawn, or all."""
+    share: float = 1.0
+    seconds: float = 0.0
+    factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.at_seconds < 0 or self.duration_seconds < 0 or self.seconds < 0 or self.factor < 0:
+            raise ValueError(f"fault {self.kind}: at, duration, seconds and factor must not be negative")
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"fault {self.kind}: share is {self.share}, it must be from 0 to 1")
+        if self.kind not in INSTANT and self.duration_seconds == 0:
+            raise ValueError(f"fault {self.kind}: it needs a duration, say how long it lasts")
+
+    @property
+    def until_seconds(self) -> float:
+        """When it is over."""
+        return self.at_seconds + self.duration_seconds
+
+
+@dataclass(slots=True)
+class Weather:
+    """Which lasting faults hold at an instant."""
+
+    faults: tuple[Fault, ...]
+
+    def active(self, kind: FaultKind, now_seconds: float, target: str = "") -> Fault | None:
+        """Return the first fault of a kind that holds now for this target."""
+        for fault in self.faults:
+            if (
+                fault.kind is kind
+                and fault.at_seconds <= now_seconds < fault.until_seconds
+                and (not fault.target or not target or fault.target == target)
+            ):
+                return fault
+        return None
