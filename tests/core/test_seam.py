@@ -21,7 +21,7 @@ PATIENCE_TICKS = 700
 """Longer than the longest back-off."""
 
 
-def run(seed: int, faults: Faults) -> dict[str, int]:
+def run(seed: int, faults: Faults) -> dict[str, int | str]:
     """Let things happen, then let them rest; returns the replicas by deployment."""
     world = SmallWorld(seed, faults)
     operator = Operator(world)

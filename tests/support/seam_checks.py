@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from math import inf
+from math import ceil, inf, sqrt
 
 from fleetpack.core.decision import (
     CreateReplica,
@@ -24,7 +24,7 @@ from fleetpack.core.decision import (
 from fleetpack.core.deployments import Deployment, Mode
 from fleetpack.core.fleet import Node, Pool, PoolProvider, Replica, ReplicaPhase
 from fleetpack.core.inputs import Inputs, Plan
-from small_world import START, STEADY_UTILIZATION, SmallWorld
+from small_world import START, SmallWorld
 
 MACHINES: dict[str, tuple[int, int, str, float]] = {
     "inf2.24xlarge": (6, 2, "ring", 6.49063),
@@ -357,14 +357,13 @@ def _check_created(world: SmallWorld, moment: float, action: CreateReplica) -> N
             raise BrokenRuleError(f"at {moment - START:.1f} s: {action.deployment} costs {cost:.4f} of {ceiling:.4f}")
 
 
-def check_rest(world: SmallWorld) -> dict[str, int]:
-    """Check a fleet that has come to rest; returns the replicas of each that is not paused."""
-    counts: dict[str, int] = {}
+def check_rest(world: SmallWorld) -> dict[str, int | str]:
+    """Check a fleet that has come to rest; returns the replicas of each that is not paused, or the band where several are right."""
+    counts: dict[str, int | str] = {}
     for key, deployment in sorted(world.deployments.items()):
         pods = [pod.seen for pod in world.pods.values() if pod.seen.deployment == key]
         if deployment.mode is Mode.PAUSED:
             continue
-        counts[key] = len(pods)
         hashes = {variant.name: variant.template_hash for variant in deployment.variants}
         odd = [
             (pod.name, pod.phase.value)
@@ -373,23 +372,29 @@ def check_rest(world: SmallWorld) -> dict[str, int]:
         ]
         if odd:
             raise BrokenRuleError(f"at rest, {key} still has {odd}")
-        expected = expected_replicas(world, deployment)
-        if len(pods) > expected:
-            raise BrokenRuleError(f"at rest, {key} has {len(pods)} replicas, {expected} are right")
-        if len(pods) < expected and (place := room_for_one_more(world, deployment)):
-            raise BrokenRuleError(
-                f"at rest, {key} has {len(pods)} replicas, {expected} are right, and {place} has room"
-            )
+        fewest, most = right_replicas(world, deployment)
+        counts[key] = len(pods) if fewest == most else f"{fewest} to {most}"
+        if len(pods) > most:
+            raise BrokenRuleError(f"at rest, {key} has {len(pods)} replicas, {most} are enough")
+        if len(pods) < fewest and (place := room_for_one_more(world, deployment)):
+            raise BrokenRuleError(f"at rest, {key} has {len(pods)} replicas, needs {fewest}, and {place} has room")
     return counts
 
 
-def expected_replicas(world: SmallWorld, deployment: Deployment) -> int:
-    """Return how many replicas the spec and the load ask for."""
+def right_replicas(world: SmallWorld, deployment: Deployment) -> tuple[int, int]:
+    """Return the fewest and the most replicas that are right for the spec and the load: between them nothing moves.
+
+    Written anew from designs/0002: too few at more than 85 % use beyond chance, too many at less than 70 % beyond twice of it.
+    """
     if deployment.mode is not Mode.AUTO:
-        return deployment.replicas
+        return deployment.replicas, deployment.replicas
     rate = min(variant.prior_requests_per_second or 1.0 for variant in deployment.variants)
-    by_load = round(world.loads.get(deployment.key, 0.0) / (STEADY_UTILIZATION * rate))
-    return max(deployment.minimum_replicas, min(by_load, deployment.maximum_replicas))
+    load = world.loads.get(deployment.key, 0.0)
+    chance = sqrt(load / 30.0)
+    fewest = ceil(max(0.0, load - chance) / (0.85 * rate) - 1e-6)
+    most = ceil((load + 2 * chance) / (0.70 * rate) - 1e-6)
+    bound = (deployment.minimum_replicas, deployment.maximum_replicas)
+    return max(bound[0], min(max(fewest, load > 0), bound[1])), max(bound[0], min(most, bound[1]))
 
 
 def room_for_one_more(world: SmallWorld, deployment: Deployment) -> str:

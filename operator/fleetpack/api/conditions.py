@@ -188,3 +188,16 @@ class Reason(StrEnum):
     """The same replicas fit on cheaper or fewer nodes."""
     NODE_UNHEALTHY = "NodeUnhealthy"
     """A node or a device of it is unhealthy; nothing new is placed there."""
+
+
+QUIET_REASONS = frozenset(
+    {
+        Reason.ON_TARGET,
+        Reason.HOLDING_STABLE,
+        Reason.HOLDING_WINDOW_FILLING,
+        Reason.HOLDING_STARTING,
+        Reason.AT_MINIMUM_REPLICAS,
+        Reason.MANUAL_REPLICAS,
+    }
+)
+"""Reasons for leaving things as they are that are no news: noise turns one into the other, and nobody has to do anything."""

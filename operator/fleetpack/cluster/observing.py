@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from fleetpack.api.conditions import QUIET_REASONS
 from fleetpack.cluster.actuation import ActionResult
 from fleetpack.cluster.api_client import Write
 from fleetpack.cluster.control_loop import Observer
@@ -51,9 +52,12 @@ class MetricsObserver(Observer):
         self._metrics.count_action(type(result.action).__name__, result.outcome)
 
     def _count(self, decision: Decision) -> None:
-        if self._known.get(decision.subject) == (decision.after, decision.reason):
+        # Noise turns one quiet reason into another all the time; that is no decision.
+        quiet = decision.reason in QUIET_REASONS and decision.before == decision.after
+        now = (decision.after, "" if quiet else decision.reason)
+        if self._known.get(decision.subject) == now:
             return
-        self._known[decision.subject] = (decision.after, decision.reason)
+        self._known[decision.subject] = now
         if not decision.subject.startswith("pool/"):
             self._metrics.count_decision(decision.subject, decision.reason)
         numbers = " ".join(f"{factor.name}={factor.value:.4g}" for factor in decision.factors)

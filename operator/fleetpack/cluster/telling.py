@@ -1,7 +1,7 @@
 """Writes what the plan tells: status of our resources, and events for what a person should notice.
 
 Nothing here decides; a write that fails is tried again with the next plan, because the stored status still differs. An event is
-posted when a decision moves a number or a new obstacle appears, and the same obstacle again only after five minutes.
+posted when a decision moves a number or a new obstacle appears; an obstacle that stays is told once.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from fleetpack.api.accelerator_pool import AcceleratorPool, AcceleratorPoolStatus
-from fleetpack.api.conditions import Reason
+from fleetpack.api.conditions import QUIET_REASONS
 from fleetpack.api.inference_deployment import InferenceDeployment, InferenceDeploymentStatus
 from fleetpack.cluster import names
 from fleetpack.cluster.api_client import KubernetesClient, PatchType
@@ -25,12 +26,8 @@ from fleetpack.core.reports import DeploymentReport
 
 _logger = logging.getLogger(__name__)
 
-REPEAT_SECONDS = 300.0
-QUIET_REASONS = frozenset(
-    {Reason.ON_TARGET, Reason.HOLDING_STABLE, Reason.HOLDING_WINDOW_FILLING, Reason.MANUAL_REPLICAS}
-)
-"""Reasons that are no news by themselves."""
-
+REPEAT_SECONDS = 30.0
+"""An obstacle that comes and goes is told this often at most; one that stays is told once, and its condition stays with it."""
 
 _COLLECTIONS = {
     "Service": "/api/v1/namespaces/{namespace}/services",
@@ -46,6 +43,15 @@ def _companions(resource: InferenceDeployment, report: DeploymentReport) -> list
     return [render_disruption_budget(resource, minimum_available), *([service] if service else [])]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Told:
+    """The last event of one deployment."""
+
+    reason: str
+    after: int
+    at: float
+
+
 class Teller:
     """Keeps status, events, Services and disruption budgets of our resources as the latest plan says."""
 
@@ -54,7 +60,7 @@ class Teller:
         self._clock = clock
         self._reporter = reporter
         self._written: dict[str, tuple[float, InferenceDeploymentStatus | AcceleratorPoolStatus]] = {}
-        self._told: dict[tuple[str, str], tuple[int, float]] = {}
+        self._told: dict[str, _Told] = {}
         self._applied: dict[tuple[str, str], Manifest] = {}
 
     async def tell(
@@ -88,7 +94,7 @@ class Teller:
                 _logger.warning("telling failed, tried again with the next plan: %s", result)
             elif isinstance(result, BaseException):
                 raise result
-        self._forget(deployments, pools, now)
+        self._forget(deployments, pools)
 
     async def _write_status(
         self,
@@ -123,16 +129,18 @@ class Teller:
         self._applied[key] = manifest
 
     def _is_news(self, decision: Decision, now: float) -> bool:
-        key = (decision.subject, decision.reason)
-        after, at = self._told.get(key, (-1, 0.0))
+        """Whether people should be told: a number moved, or another obstacle holds it than the one that was told last."""
         moved = decision.before != decision.after
-        if not moved and decision.reason in QUIET_REASONS:
+        last = self._told.get(decision.subject)
+        if decision.reason in QUIET_REASONS and not moved:
+            if last is not None and now - last.at >= REPEAT_SECONDS:
+                del self._told[decision.subject]
             return False
-        if after == decision.after and now - at < REPEAT_SECONDS:
+        if last is not None and last.reason == decision.reason and (not moved or last.after == decision.after):
             return False
-        if not moved and after != -1 and now - at < REPEAT_SECONDS:
+        if last is not None and not moved and now - last.at < REPEAT_SECONDS:
             return False
-        self._told[key] = (decision.after, now)
+        self._told[decision.subject] = _Told(reason=decision.reason, after=decision.after, at=now)
         return True
 
     async def _post_event(self, resource: InferenceDeployment, decision: Decision, now: float) -> None:
@@ -159,15 +167,13 @@ class Teller:
         }
         await self._client.create(f"/apis/events.k8s.io/v1/namespaces/{namespace}/events", event)
 
-    def _forget(
-        self, deployments: Mapping[str, InferenceDeployment], pools: Mapping[str, AcceleratorPool], now: float
-    ) -> None:
+    def _forget(self, deployments: Mapping[str, InferenceDeployment], pools: Mapping[str, AcceleratorPool]) -> None:
         """Drop what is remembered of objects that are gone."""
         alive = {resource.metadata.uid for resource in deployments.values()}
         alive |= {pool.metadata.uid for pool in pools.values()}
         self._written = {uid: entry for uid, entry in self._written.items() if uid in alive}
         self._applied = {key: entry for key, entry in self._applied.items() if key[0] in alive}
-        self._told = {key: entry for key, entry in self._told.items() if now - entry[1] < REPEAT_SECONDS}
+        self._told = {subject: told for subject, told in self._told.items() if subject in deployments}
 
 
 def _micro_time(seconds: float) -> str:

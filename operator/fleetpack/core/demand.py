@@ -1,7 +1,7 @@
 """Steps 2 and 3, demand and forecast: what a model needs now, and at the end of its cold start.
 
 The arrival rate comes from a source that measures it, else from flows (conservation of requests): the mean of half a minute, or
-of the last few seconds where those are so much higher that chance cannot explain it. The forecast of this first
+of the last few seconds where a queue builds and those are so much higher that chance cannot explain it. The forecast of this first
 form is persistence: the rate stays, and the backlog grows by what the ready replicas cannot serve until new ones could help.
 A cleverer forecast must first beat this one in its own backtest.
 """
@@ -21,7 +21,7 @@ RATE_WINDOW_SECONDS = 30.0
 BURST_WINDOW_SECONDS = 6.0
 """Three readings at the default interval: a step shows here long before it fills the window above."""
 BURST_DEVIATIONS = 3.0
-"""Poisson arrivals exceed their mean by three standard deviations about once in 700 windows: a step does it at once."""
+"""Poisson arrivals exceed their mean by three standard deviations once in 700 windows; only a queue makes it believable."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +29,8 @@ class Demand:
     """What one model needs now."""
 
     arrival_rate_per_second: float
+    rate_deviation_per_second: float = 0.0
+    """Standard deviation of the rate by chance alone: Poisson arrivals over the window. 0 where a source measures the rate."""
     waiting: float
     running: float
     ready_replicas: int
@@ -58,11 +60,17 @@ def estimate_demand(observation: Observation, state: DeploymentState, now: float
     waiting, running, measured = observation.waiting, observation.running, observation.arrival_rate_per_second
     if isinstance(waiting, NoData) and isinstance(running, NoData) and isinstance(measured, NoData):
         return waiting
+    waiting_now = waiting.value if isinstance(waiting, Measurement) else 0.0
     watched_seconds = now - state.observing_since if state.observing_since is not None else 0.0
-    rate = measured.value if isinstance(measured, Measurement) else arrival_rate(state, now)
+    if isinstance(measured, Measurement):
+        rate, deviation = measured.value, 0.0
+    else:
+        queue_builds = waiting_now > 0 and waiting_now >= observation.ready_replicas
+        rate, deviation = arrival_rate(state, now, queue_builds=queue_builds)
     return Demand(
         arrival_rate_per_second=rate,
-        waiting=waiting.value if isinstance(waiting, Measurement) else 0.0,
+        rate_deviation_per_second=deviation,
+        waiting=waiting_now,
         running=running.value if isinstance(running, Measurement) else 0.0,
         ready_replicas=observation.ready_replicas,
         complete=observation.complete,
@@ -70,14 +78,29 @@ def estimate_demand(observation: Observation, state: DeploymentState, now: float
     )
 
 
-def arrival_rate(state: DeploymentState, now: float) -> float:
-    """Return the arrival rate of the long window, or of the short one where that is beyond chance."""
-    arrivals = sum(flow.arrivals for flow in state.flows if flow.at > now - RATE_WINDOW_SECONDS)
-    recent = sum(flow.arrivals for flow in state.flows if flow.at > now - BURST_WINDOW_SECONDS)
-    expected = (arrivals - recent) * BURST_WINDOW_SECONDS / (RATE_WINDOW_SECONDS - BURST_WINDOW_SECONDS)
-    if recent > expected + BURST_DEVIATIONS * math.sqrt(max(expected, 1.0)):
-        return max(recent / BURST_WINDOW_SECONDS, arrivals / RATE_WINDOW_SECONDS)
-    return arrivals / RATE_WINDOW_SECONDS
+def arrival_rate(state: DeploymentState, now: float, *, queue_builds: bool) -> tuple[float, float]:
+    """Return rate and deviation of the long window, or of the short one where a queue builds and chance cannot explain it."""
+    arrivals, seconds = _window(state, now, RATE_WINDOW_SECONDS)
+    recent, recent_seconds = _window(state, now, BURST_WINDOW_SECONDS)
+    before, before_seconds = arrivals - recent, max(seconds - recent_seconds, 1e-9)
+    expected = before * recent_seconds / before_seconds
+    if queue_builds and recent > expected + BURST_DEVIATIONS * math.sqrt(max(expected, 1.0)):
+        return recent / recent_seconds, math.sqrt(recent) / recent_seconds
+    return arrivals / seconds, math.sqrt(arrivals) / seconds
+
+
+def _window(state: DeploymentState, now: float, window_seconds: float) -> tuple[float, float]:
+    """Return what arrived in a window, and how long that window really was.
+
+    A flow covers the time since the one before it, so the window reaches back to the last flow outside it, however the passes fell;
+    before the first flow nothing was counted, and the window is taken as full: a lower bound, not a guess.
+    """
+    inside = [flow for flow in state.flows if flow.at > now - window_seconds]
+    outside = [flow.at for flow in state.flows if flow.at <= now - window_seconds]
+    arrivals = sum(flow.arrivals for flow in inside)
+    if not inside or not outside:
+        return arrivals, window_seconds
+    return arrivals, max(inside[-1].at - outside[-1], 1.0)
 
 
 def forecast(demand: Demand, profile: ServiceProfile) -> DemandForecast:

@@ -69,6 +69,7 @@ def build_observation(
     signals = {signal.name: signal for signal in deployment.signals}
     readings = {(reading.signal, reading.pod_uid): reading for reading in state.readings}
     arrivals = finished = 0.0
+    counted = False
     pod_flows: list[PodFlow] = []
     for sample in sorted(samples, key=lambda sample: (sample.observed_at, sample.signal, sample.pod_uid)):
         known = sample.signal in signals and (not sample.pod_uid or sample.pod_uid in by_uid)
@@ -80,6 +81,7 @@ def build_observation(
             came, left, pod_flow = _flow_of(sample, previous, by_uid[sample.pod_uid], state, stale_after_seconds)
             arrivals += came
             finished += left
+            counted = counted or sample.finished_total is not None
             if pod_flow:
                 pod_flows.append(pod_flow)
         readings[sample.signal, sample.pod_uid] = _reading(sample)
@@ -91,7 +93,8 @@ def build_observation(
     ready = tuple(replica for replica in replicas if replica.phase is ReplicaPhase.READY)
     observation = _summarise(signals, ready, kept, now)
     fresh = not isinstance(observation.waiting, NoData) or not isinstance(observation.running, NoData)
-    new_flow = (Flow(at=now, arrivals=arrivals, finished=finished),) if arrivals or finished else ()
+    # A pass that counted nothing is kept too: it says until when nothing came.
+    new_flow = (Flow(at=now, arrivals=arrivals, finished=finished),) if counted else ()
     flows = tuple(flow for flow in state.flows if flow.at > now - FLOW_WINDOW_SECONDS) + new_flow
     since = (state.observing_since if state.observing_since is not None else now) if fresh else None
     return (

@@ -3,7 +3,7 @@
 Four bounds, the largest wins and is named. With arrival rate a, capacity m requests per second and concurrency c of one
 replica, backlog W and running requests R, target queue depth q per replica, drain time D:
 
-* capacity:    n >= a / (m * 0.85): no replica runs hot all the time
+* capacity:    n >= (a - s) / (m * 0.85): no replica runs hot all the time; s is the deviation of a by chance
 * backlog:     W - q*n <= (m*n - a) * D, so n >= (W + a*D) / (m*D + q): the queue is at its target after D seconds
 * concurrency: n >= (W + R) / (c + q): everything inside is either being served or in a queue of the wanted depth
 * observed:    the same with c = R / ready, where nothing at all is known of the variant
@@ -26,6 +26,10 @@ START_UTILIZATION = 0.85
 """Above this a queue of Poisson arrivals grows fast even with several servers (Erlang C), so more replicas start."""
 KEEP_UTILIZATION = 0.70
 """Replicas are given up only if the rest would run below this: the band between both is the hysteresis."""
+START_DEVIATIONS = 1.0
+KEEP_DEVIATIONS = 2.0
+"""A rate counts as higher only beyond what chance explains, and as lower only well beyond: a queue shows a real rise at once
+(the backlog bound), nothing shows a real fall but time."""
 DRAIN_SECONDS = 15.0
 """A backlog should be gone this long after the new replicas are ready."""
 
@@ -79,12 +83,12 @@ def _bounds(forecast: DemandForecast, profile: ServiceProfile, target_queue_dept
     bounds = [_Bound(reason=Reason.DEMAND_BELOW_CAPACITY, needed=0.0, kept=0.0)]
     rate, concurrency = profile.requests_per_second, profile.concurrency
     if rate:
-        arrival_rate = demand.arrival_rate_per_second
+        arrival_rate, deviation = demand.arrival_rate_per_second, demand.rate_deviation_per_second
         bounds.append(
             _Bound(
                 reason=Reason.DEMAND_ABOVE_CAPACITY,
-                needed=arrival_rate / (rate * START_UTILIZATION),
-                kept=arrival_rate / (rate * KEEP_UTILIZATION),
+                needed=max(0.0, arrival_rate - START_DEVIATIONS * deviation) / (rate * START_UTILIZATION),
+                kept=(arrival_rate + KEEP_DEVIATIONS * deviation) / (rate * KEEP_UTILIZATION),
             )
         )
         if forecast.waiting > 0:
