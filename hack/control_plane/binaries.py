@@ -91,6 +91,8 @@ def _go_build(program: Program, go: GoToolchain, destination: Path) -> None:
         "GOWORK": "off",
     }
     command = [str(go.path), "build", "-v", "-trimpath", "-ldflags", program.linker_flags, "-o", str(destination)]
+    if program.build_tags:
+        command += ["-tags", program.build_tags]
     output: list[str] = []
     expected = _minutes(_expected_seconds(program))
 
