@@ -31,7 +31,8 @@ class PodFlow:
     finished: float
     running: float
     saturated: bool
-    """It had requests waiting at both ends: it worked at its capacity."""
+    """It had requests waiting at both ends, and had since it finished as many requests as it runs at once: it worked at its
+    capacity. Before that a batch is being filled, and completions lag behind by their service time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +85,8 @@ def build_observation(
             counted = counted or sample.finished_total is not None
             if pod_flow:
                 pod_flows.append(pod_flow)
-        readings[sample.signal, sample.pod_uid] = _reading(sample)
+        unbroken = previous is not None and _unbroken(sample, previous, signals[sample.signal].stale_after_seconds)
+        readings[sample.signal, sample.pod_uid] = _reading(sample, previous if unbroken else None)
     kept = tuple(
         reading
         for key, reading in sorted(readings.items())
@@ -103,7 +105,19 @@ def build_observation(
     )
 
 
-def _reading(sample: Sample) -> Reading:
+def _unbroken(sample: Sample, previous: Reading, stale_after_seconds: float) -> bool:
+    """Whether nothing can have happened unseen between two readings: neither a gap nor a restart of the counters."""
+    fell = (sample.finished_total or 0.0) < (previous.finished_total or 0.0)
+    return not fell and sample.observed_at - previous.at <= stale_after_seconds
+
+
+def _reading(sample: Sample, previous: Reading | None) -> Reading:
+    """Return what is remembered of a sample; `previous` only where nothing is missing between them."""
+    saturated_from = None
+    if (sample.waiting or 0.0) > 0:
+        saturated_from = previous.saturated_from if previous is not None else None
+        if saturated_from is None:
+            saturated_from = sample.finished_total
     return Reading(
         signal=sample.signal,
         pod_uid=sample.pod_uid,
@@ -113,6 +127,7 @@ def _reading(sample: Sample) -> Reading:
         finished_total=sample.finished_total,
         arrival_rate_per_second=sample.arrival_rate_per_second,
         ttft_seconds=sample.ttft_seconds,
+        saturated_from=saturated_from,
     )
 
 
@@ -136,18 +151,20 @@ def _flow_of(
         return (sample.finished_total + inside, sample.finished_total, None) if watched else (0.0, 0.0, None)
     finished = sample.finished_total - previous.finished_total
     inside_before = (previous.waiting or 0.0) + (previous.running or 0.0)
-    restarted = finished < 0
-    if restarted:
+    if finished < 0:
         finished, inside_before = sample.finished_total, 0.0
-    seconds = sample.observed_at - previous.at
     # Over a gap or a restart nobody knows that it was busy all the time, and a capacity learnt there would be too small.
-    unbroken = not restarted and seconds <= stale_after_seconds
+    turned_over = (
+        previous.saturated_from is not None
+        and previous.finished_total - previous.saturated_from >= (previous.running or 0.0)
+        and _unbroken(sample, previous, stale_after_seconds)
+    )
     flow = PodFlow(
         variant=replica.variant,
-        seconds=seconds,
+        seconds=sample.observed_at - previous.at,
         finished=finished,
         running=((sample.running or 0.0) + (previous.running or 0.0)) / 2,
-        saturated=unbroken and (sample.waiting or 0.0) > 0 and (previous.waiting or 0.0) > 0,
+        saturated=turned_over and (sample.waiting or 0.0) > 0,
     )
     return max(0.0, finished + inside - inside_before), finished, flow
 

@@ -22,6 +22,8 @@ class Reading:
     finished_total: float | None = None
     arrival_rate_per_second: float | None = None
     ttft_seconds: float | None = None
+    saturated_from: float | None = None
+    """What `finished_total` was when the Pod began to be saturated without a break; None: it is not saturated now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
