@@ -96,7 +96,7 @@ def _models(frame: Frame) -> Table:
     return table
 
 
-def sparkline(numbers: "deque[int]", width: int = 40) -> str:
+def sparkline(numbers: "deque[int]", width: int = 30) -> str:
     """Return the last `width` numbers as bars, scaled to the largest of all."""
     largest = max(numbers, default=0)
     if largest == 0:
