@@ -20,6 +20,7 @@ from fleetpack_simulator.scenarios.loading import Scenario, load_scenario
 from fleetpack_simulator.scenarios.manifests import ScenarioError
 from fleetpack_simulator.scenarios.summary import ModelSummary, RunSummary, summarize
 from fleetpack_simulator.scenarios.swarm import SwarmOutcome, play_seed
+from fleetpack_simulator.world.policy import Policy
 from fleetpack_simulator.world.simulation import LoggedDecision, RunResult, simulate
 
 FLEETPACK = "fleetpack"
@@ -27,20 +28,22 @@ FLEETPACK = "fleetpack"
 
 @click.command("run")
 @click.argument("scenario_path", metavar="SCENARIO", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--policy", "policy_name", help="Instead of the scenario's own; fleetpack is the operator's.")
 @click.option("--seed", type=int, help="Instead of the scenario's own.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write everything here.")
 @click.option("--decisions", is_flag=True, help="Print every decision with its reason.")
-def run(scenario_path: Path, seed: int | None, json_path: Path | None, decisions: bool) -> None:
+def run(
+    scenario_path: Path, policy_name: str | None, seed: int | None, json_path: Path | None, decisions: bool
+) -> None:
     """Play SCENARIO in virtual time with the operator's own decisions, and say what came of it."""
     try:
         scenario = load_scenario(scenario_path, seed=seed)
-        if scenario.policy != FLEETPACK:
-            raise ScenarioError(f"policy {scenario.policy!r} is not known; there is {FLEETPACK}")
+        policy = policy_named(scenario.policy if policy_name is None else policy_name)
     except ScenarioError as error:
         raise click.UsageError(str(error)) from error
     started = time.perf_counter()
-    result = play(scenario)
-    summary = summarize(result, scenario=scenario.name, policy=scenario.policy)
+    result = play(scenario, policy)
+    summary = summarize(result, scenario=scenario.name, policy=FLEETPACK if policy is None else policy.name)
     if decisions:
         print_decisions(result.decisions)
     print_summary(summary, time.perf_counter() - started)
@@ -50,9 +53,16 @@ def run(scenario_path: Path, seed: int | None, json_path: Path | None, decisions
         raise SystemExit(1)
 
 
-def play(scenario: Scenario) -> RunResult:
+def policy_named(name: str) -> Policy | None:
+    """Return the policy of that name; None: the operator's own, which is no `Policy`."""
+    if name != FLEETPACK:
+        raise ScenarioError(f"policy {name!r} is not known; there is {FLEETPACK}")
+    return None
+
+
+def play(scenario: Scenario, policy: Policy | None = None) -> RunResult:
     """Play a scenario under a progress bar."""
-    total = len(scenario.setting.models) and sum(len(model.load) for model in scenario.setting.models)
+    total = sum(len(model.load) for model in scenario.setting.models)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[at]}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(scenario.name, total=scenario.setting.duration_seconds, at="")
@@ -62,7 +72,7 @@ def play(scenario: Scenario) -> RunResult:
             if int(now_seconds) % 20 == 0:
                 bar.update(task, completed=now_seconds, at=f"{now_seconds:.0f} s, {arrived}/{total} requests")
 
-        return simulate(scenario.setting, progress=show)
+        return simulate(scenario.setting, policy=policy, progress=show)
 
 
 def print_decisions(decisions: list[LoggedDecision]) -> None:

@@ -79,6 +79,9 @@ class SimulatedCluster:
         self._watchers: list[Watcher] = []
         self._dead_machines: set[str] = set()
         self._images: set[tuple[str, str]] = set()
+        """Node and image."""
+        self._compiled: set[tuple[str, str]] = set()
+        """Deployment and variant that has come up once."""
         self._open_placements: dict[str, dict[str, Any]] = {}
         self._count = 0
         for name in sorted(self.nodes):
@@ -237,12 +240,13 @@ class SimulatedCluster:
         return min(left.cpu_millicores, left.memory_bytes, left.pods, left.accelerator_cores) >= 0
 
     def _start_seconds(self, pod: SimulatedPod, node: Node) -> float:
-        """Pull the image where it is not there yet, then load the model."""
+        """Pull the image where it is not there yet, compile what nobody has compiled, then load the model."""
         model, delays = self._model(pod), self.setting.delays
         pull = 0.0 if (node.name, model.image) in self._images else delays.image_pull_seconds
         self._images.add((node.name, model.image))
         jitter = 1.0 + delays.startup_jitter_fraction * (2.0 * self._random.random() - 1.0)
-        return pull + model.startup_seconds[pod.seen.variant] * jitter
+        compiles = (pod.seen.deployment, pod.seen.variant) not in self._compiled
+        return pull + compiles * delays.compile_seconds + model.startup_seconds[pod.seen.variant] * jitter
 
     def _started(self, pod: SimulatedPod, uid: str) -> None:
         if self.pods.get(pod.key) is not pod or pod.seen.uid != uid or pod.seen.phase is not ReplicaPhase.STARTING:
@@ -253,6 +257,7 @@ class SimulatedCluster:
         if fault is not None and self._random.random() < fault.share:
             self.fail_pod(pod, "StartError")
             return
+        self._compiled.add((pod.seen.deployment, pod.seen.variant))
         pod.serving = self._traffic.start(pod.key, pod.model, self._model(pod).engines[pod.seen.variant])
         self._change(pod, phase=ReplicaPhase.READY, ready_at=self._clock.epoch_seconds)
         self._traffic.open(pod.serving, self._clock.now)

@@ -37,7 +37,7 @@ class CostMeter:
 
     def usd_per_hour(self, account: str) -> float:
         """Return what an account costs at this moment."""
-        return sum(rate for _, (owner, rate, _) in sorted(self._items.items()) if owner == account)
+        return sum((rate for _, (owner, rate, _) in sorted(self._items.items()) if owner == account), 0.0)
 
     def spent_usd(self, account: str) -> float:
         """Return what an account has cost, as of the last release or settlement of each item."""

@@ -52,6 +52,8 @@ class Delays:
     bind_seconds: float = 0.1
     image_pull_seconds: float = 0.0
     """For the first Pod of an image on a node; the next ones find it there."""
+    compile_seconds: float = 0.0
+    """For the first replica of a variant in the whole fleet; the next ones find its artefacts in the compile cache."""
     startup_jitter_fraction: float = 0.1
     """Model loads differ by up to this share, either way."""
     termination_seconds: float = 2.0

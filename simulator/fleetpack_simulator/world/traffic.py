@@ -75,7 +75,7 @@ class ServingReplica:
 class Gateway:
     """The router of one model."""
 
-    __slots__ = ("arrived", "counts", "held", "outstanding", "replicas")
+    __slots__ = ("arrived", "counts", "held", "last_ended_seconds", "outstanding", "replicas")
 
     def __init__(self) -> None:
         self.replicas: list[ServingReplica] = []
@@ -84,6 +84,7 @@ class Gateway:
         self.held: deque[int] = deque()
         self.arrived = 0
         self.outstanding = 0
+        self.last_ended_seconds = 0.0
 
     def reindex(self) -> None:
         """Renew slots and counts after the list has changed."""
@@ -232,4 +233,6 @@ class Traffic:
             return
         log.state[index] = state
         log.finished_seconds[index] = now_seconds
-        self.gateways[log.model[index]].outstanding -= 1
+        gateway = self.gateways[log.model[index]]
+        gateway.outstanding -= 1
+        gateway.last_ended_seconds = now_seconds
