@@ -130,15 +130,15 @@ class ControlLoop:
         resources = dict(self.caches.deployments.objects)
         credentials = await self.secrets.refresh(resources.values())
         samples = await self.reader.read(signal_targets(resources, understood.snapshot, credentials), self.clock())
-        now = self.clock()
+        now, cache_age_seconds = self.clock(), self.caches.age_seconds()
         understood = self._interpreter.understand(self.caches.rows())
         inputs = Inputs(
             now=now,
             deployments=understood.deployments,
             snapshot=understood.snapshot,
             samples=samples,
-            issued=self._expectations.take(understood.snapshot, understood.deployments, now),
-            cache_age_seconds=self.caches.age_seconds(),
+            issued=self._expectations.take(understood.snapshot, understood.deployments, now - cache_age_seconds),
+            cache_age_seconds=cache_age_seconds,
         )
         started = time.perf_counter()
         found, state = plan(inputs, self._state)

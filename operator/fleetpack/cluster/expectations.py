@@ -51,9 +51,13 @@ class Expectations:
             self._settled_at[ticket] = now
 
     def take(
-        self, snapshot: FleetSnapshot, deployments: tuple[Deployment, ...], now: float
+        self, snapshot: FleetSnapshot, deployments: tuple[Deployment, ...], heard_at: float
     ) -> tuple[IssuedAction, ...]:
-        """Return what the next plan must know, and forget what it need not be told again."""
+        """Return what the next plan must know, and forget what it need not be told again.
+
+        `heard_at` is when the quietest of the caches last heard from the API server: a watch that is silent says nothing about
+        what happened since, so its silence makes nobody forget.
+        """
         replicas = {f"{replica.deployment.partition('/')[0]}/{replica.name}": replica for replica in snapshot.replicas}
         nodes = {node.name for node in snapshot.nodes}
         scales = {deployment.key: deployment.replicas for deployment in deployments}
@@ -61,7 +65,7 @@ class Expectations:
         for ticket, entry in list(self._entries.items()):
             settled_at = self._settled_at.get(ticket)
             seen = entry.outcome is not Outcome.PENDING and _seen(entry.action, replicas, nodes, scales)
-            late = settled_at is not None and now - settled_at > FORGET_SECONDS
+            late = settled_at is not None and heard_at - settled_at > FORGET_SECONDS
             if entry.outcome in (Outcome.FAILED, Outcome.NOT_SENT) or seen or late:
                 del self._entries[ticket]
                 self._settled_at.pop(ticket, None)

@@ -171,9 +171,10 @@ class Writer:
         if answered > WRITER_TIMEOUT_SECONDS:
             self._at(WRITER_TIMEOUT_SECONDS, partial(self._settle, ticket, Outcome.UNKNOWN, "no answer in time"))
 
-    def issued(self, snapshot: FleetSnapshot, deployments: tuple[Deployment, ...]) -> tuple[IssuedAction, ...]:
-        """Return what the next plan must know, and forget what it need not be told again."""
-        now = self._clock.epoch_seconds
+    def issued(
+        self, snapshot: FleetSnapshot, deployments: tuple[Deployment, ...], heard_at: float
+    ) -> tuple[IssuedAction, ...]:
+        """Return what the next plan must know; forget what need not be told again, as of when the watches were last heard."""
         if not self.tickets:
             return ()
         seen = _Seen(snapshot, deployments)
@@ -181,7 +182,7 @@ class Writer:
         kept: list[_Ticket] = []
         for ticket in self.tickets:
             settled = ticket.outcome is not Outcome.PENDING
-            late = ticket.settled_at is not None and now - ticket.settled_at > FORGET_SECONDS
+            late = ticket.settled_at is not None and heard_at - ticket.settled_at > FORGET_SECONDS
             if (settled and seen.shows(ticket.action)) or late:
                 continue
             told.append(ticket)
@@ -269,7 +270,7 @@ class SimulatedOperator:
             deployments=deployments,
             snapshot=snapshot,
             samples=self._scraper.read(deployments, snapshot.replicas),
-            issued=self.writer.issued(snapshot, deployments),
+            issued=self.writer.issued(snapshot, deployments, self._clock.epoch_seconds - self.cache.age_seconds),
             cache_age_seconds=self.cache.age_seconds,
         )
         if self.record:
