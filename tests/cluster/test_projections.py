@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import pytest
+
+from fleetpack.cluster.projections import NodeRow, project_node, project_pod, timestamp_seconds
+from fleetpack.core.cores import parse_cores
+from fleetpack.core.fleet import ForeignPod, Replica, ReplicaPhase, Resources, Taint
+from raw_objects import CREATED_SECONDS, a_raw_node, a_raw_pod
+
+READY = {"type": "Ready", "status": "True", "lastTransitionTime": "2026-11-24T12:00:08Z"}
+
+
+def test_should_read_a_ready_replica_whole() -> None:
+    raw = a_raw_pod(status={"phase": "Running", "podIP": "127.10.0.7", "conditions": [READY]})
+
+    assert project_pod(raw) == Replica(
+        deployment="team/chat",
+        variant="tp8",
+        name="chat-tp8-0",
+        uid="uid-pod",
+        resource_version="9",
+        node="node-a",
+        cores=parse_cores("8-15"),
+        cores_count=8,
+        planned_cores=parse_cores("8-15"),
+        phase=ReplicaPhase.READY,
+        template_hash="h",
+        requests=Resources(cpu_millicores=2000, memory_bytes=4 * 2**30, pods=1, accelerator_cores=8),
+        created_at=CREATED_SECONDS,
+        ready_at=CREATED_SECONDS + 8,
+        address="127.10.0.7",
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, ReplicaPhase.STARTING),
+        ({"node": ""}, ReplicaPhase.UNBOUND),
+        ({"status": {"phase": "Failed", "reason": "Evicted"}}, ReplicaPhase.FAILED),
+        ({"deletionTimestamp": "2026-11-24T12:01:00Z"}, ReplicaPhase.TERMINATING),
+        ({"status": {"phase": "Failed"}, "deletionTimestamp": "2026-11-24T12:01:00Z"}, ReplicaPhase.FAILED),
+    ],
+)
+def test_should_tell_how_far_a_replica_has_come(changes: dict[str, object], expected: ReplicaPhase) -> None:
+    found = project_pod(a_raw_pod(**changes))  # type: ignore[arg-type]
+
+    assert isinstance(found, Replica)
+    assert found.phase is expected
+
+
+def test_should_take_what_the_kubelet_gave_for_the_truth_and_keep_what_was_planned() -> None:
+    raw = a_raw_pod()
+    raw["metadata"]["annotations"]["fleetpack.dev/allocated-cores"] = "16-23"
+
+    found = project_pod(raw)
+
+    assert isinstance(found, Replica)
+    assert (found.cores, found.planned_cores) == (parse_cores("16-23"), parse_cores("8-15"))
+
+
+def test_should_see_a_foreign_pod_that_holds_cores_nobody_has_written_down() -> None:
+    raw = a_raw_pod(labels={}, annotations={})
+
+    assert project_pod(raw) == ForeignPod(
+        name="team/chat-tp8-0",
+        node="node-a",
+        requests=Resources(cpu_millicores=2000, memory_bytes=4 * 2**30, pods=1, accelerator_cores=8),
+        cores=None,
+    )
+
+
+@pytest.mark.parametrize("changes", [{"node": ""}, {"status": {"phase": "Succeeded"}}])
+def test_should_pass_over_foreign_pods_that_hold_no_room(changes: dict[str, object]) -> None:
+    assert project_pod(a_raw_pod(labels={}, annotations={}, **changes)) is None  # type: ignore[arg-type]
+
+
+def test_should_name_the_annotation_that_it_cannot_read() -> None:
+    with pytest.raises(ValueError, match="'8-x' is neither a core id nor a range"):
+        project_pod(a_raw_pod(annotations={"fleetpack.dev/cores": "8-x"}))
+
+
+def test_should_read_a_node_of_a_pool_whole() -> None:
+    taints = [{"key": "aws.amazon.com/neuron", "effect": "NoSchedule"}]
+
+    assert project_node(a_raw_node(spec={"taints": taints})) == NodeRow(
+        name="node-a",
+        uid="uid-node",
+        labels=(("fleetpack.dev/pool", "inferentia2"), ("node.kubernetes.io/instance-type", "inf2.48xlarge")),
+        taints=(Taint(key="aws.amazon.com/neuron"),),
+        schedulable=True,
+        ready=True,
+        ever_ready=True,
+        created_at=CREATED_SECONDS,
+        allocatable=Resources(cpu_millicores=191450, memory_bytes=718987 * 2**20, pods=737, accelerator_cores=24),
+    )
+
+
+def test_should_take_a_node_that_nobody_has_reported_on_for_booting() -> None:
+    silent = [{"type": "Ready", "status": "Unknown", "reason": "NodeStatusNeverUpdated"}]
+
+    found = project_node(a_raw_node(conditions=silent))
+
+    assert found is not None
+    assert (found.ready, found.ever_ready) == (False, False)
+
+
+def test_should_leave_nodes_of_no_pool_alone() -> None:
+    raw = a_raw_node()
+    del raw["metadata"]["labels"]["fleetpack.dev/pool"]
+
+    assert project_node(raw) is None
+
+
+def test_should_read_times_with_and_without_fractions() -> None:
+    assert timestamp_seconds("2026-11-24T12:00:00.500Z") - timestamp_seconds("2026-11-24T12:00:00Z") == 0.5
