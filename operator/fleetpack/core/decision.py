@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,7 @@ class CreateReplica:
     template_hash: str
     usd_per_hour: float | None
     reason: str
+    kind: Literal["create-replica"] = "create-replica"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +38,7 @@ class DrainReplica:
     uid: str
     resource_version: str
     reason: str
+    kind: Literal["drain-replica"] = "drain-replica"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +50,7 @@ class RestoreReplica:
     uid: str
     resource_version: str
     reason: str
+    kind: Literal["restore-replica"] = "restore-replica"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +62,7 @@ class DeleteReplica:
     uid: str
     resource_version: str
     reason: str
+    kind: Literal["delete-replica"] = "delete-replica"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +72,7 @@ class SetScale:
     deployment: str
     replicas: int
     reason: str
+    kind: Literal["set-scale"] = "set-scale"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +84,7 @@ class LaunchNode:
     instance_type: str
     price_usd_per_hour: float | None
     reason: str
+    kind: Literal["launch-node"] = "launch-node"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +94,7 @@ class RemoveNode:
     pool: str
     node: str
     reason: str
+    kind: Literal["remove-node"] = "remove-node"
 
 
 Action = CreateReplica | DrainReplica | RestoreReplica | DeleteReplica | SetScale | LaunchNode | RemoveNode
