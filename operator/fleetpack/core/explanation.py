@@ -199,7 +199,7 @@ def _accepted(found: Assessment) -> Condition:
         message = "; ".join(problem.message for problem in problems)
         return Condition(type=ConditionType.ACCEPTED, status=False, reason=problems[0].reason, message=message)
     warnings = "; ".join(problem.message for problem in found.deployment.warnings)
-    message = f"served without some variants: {warnings}" if warnings else "the spec can be served as written"
+    message = f"the spec can be served, but {warnings}" if warnings else "the spec can be served as written"
     return Condition(type=ConditionType.ACCEPTED, status=True, reason=Reason.ACCEPTED, message=message)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from fleetpack.api.accelerator_pool import AcceleratorPool, CapacityType, CustomInstanceType
+from fleetpack.api.accelerator_pool import AcceleratorPool, CapacityType, CustomInstanceType, Provider
 from fleetpack.api.conditions import Reason
 from fleetpack.api.inference_deployment import InferenceDeployment, ModelSpec, Signal, Weekday
 from fleetpack.api.inference_deployment import Variant as VariantSpecification
@@ -85,7 +85,7 @@ def interpret_deployment(
         priority=priority,
         deleting=resource.metadata.deletion_timestamp is not None,
         problems=tuple(problems) if not variants else (),
-        warnings=(*(problems if variants else ()), *_unknown_zones(resource)),
+        warnings=(*(problems if variants else ()), *_unknown_zones(resource), *_not_acted_upon(resource)),
         learned=_learned(resource),
     )
 
@@ -173,6 +173,19 @@ def _unknown_zones(resource: InferenceDeployment) -> list[Problem]:
     ]
 
 
+def _not_acted_upon(resource: InferenceDeployment) -> list[Problem]:
+    """Return what the API takes and this version only shows; saying nothing would promise it."""
+    named = {
+        "spec.scaling.latencyTarget": resource.spec.scaling.latency_target,
+        "spec.cost.targetUSDPerMillionRequests": resource.spec.cost.target_usd_per_million_requests,
+    }
+    return [
+        Problem(reason=Reason.ACCEPTED, message=f"{field} is not acted upon yet: queue depth and arrival rate decide")
+        for field, value in named.items()
+        if value is not None
+    ]
+
+
 def _learned(resource: InferenceDeployment) -> tuple[LearnedProfile, ...]:
     return tuple(
         LearnedProfile(
@@ -224,6 +237,9 @@ def interpret_pool(
             problems.append(Problem(reason=Reason.UNKNOWN_INSTANCE_TYPE, message=message))
         else:
             launchable.append(offerings[name])
+    if spec.provider is Provider.KARPENTER:
+        message = "spec.provider Karpenter is not supported yet: nodes with the pool's label are used, none is launched"
+        problems.append(Problem(reason=Reason.PROVIDER_FAILED, message=message))
     selector = spec.namespace_selector
     return InterpretedPool(
         pool=Pool(
