@@ -21,9 +21,14 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: operator
 {{- end -}}
 
-{{/* Labels of every object. */}}
+{{/* Labels of the operator's objects. */}}
 {{- define "fleetpack.labels" -}}
 {{ include "fleetpack.selectorLabels" . }}
+{{ include "fleetpack.commonLabels" . }}
+{{- end -}}
+
+{{/* What all labels share, whichever component they are of. */}}
+{{- define "fleetpack.commonLabels" -}}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}

@@ -1,0 +1,183 @@
+"""Monitors, alerts, runbooks and the dashboard: there where they can be, and speaking of metrics that exist."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from chart import CHART, EVERYTHING, MONITORING, ROOT, Manifest, of_kind, rendered, the
+from control_plane.binaries import ensure
+from control_plane.programs import PROMTOOL
+from fleetpack.telemetry.metrics import FleetMetrics
+
+pytestmark = pytest.mark.cluster
+
+ALERTS = CHART / "files" / "alerts.yaml"
+DASHBOARD = CHART / "files" / "dashboard.json"
+RUNBOOKS = ROOT / "docs" / "runbooks.md"
+RULE_TESTS = Path(__file__).with_name("alerts_test.yaml")
+
+OURS = re.compile(r"\b(?:fleetpack|process)_[a-z0-9_]+")
+
+
+@pytest.fixture(scope="session")
+def promtool() -> Path:
+    return ensure((PROMTOOL,))["promtool"]
+
+
+def alerts() -> dict[str, Manifest]:
+    groups = yaml.safe_load(ALERTS.read_text())["groups"]
+    return {rule["alert"]: rule for group in groups for rule in group["rules"]}
+
+
+def series_names() -> set[str]:
+    """Every name that a series of ours can have."""
+    suffixes = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
+    plugin = pytest.importorskip("fleetpack.device_plugin.metrics", reason="this version has no device plugin")
+    registries = (FleetMetrics().registry, plugin.PluginMetrics().registry)
+    families = [family for registry in registries for family in registry.collect()]
+    return {family.name + suffix for family in families for suffix in suffixes[family.type]}
+
+
+def expressions(panels: list[dict[str, Any]]) -> Iterator[str]:
+    for panel in panels:
+        yield from (target["expr"] for target in panel.get("targets", ()))
+        yield from expressions(panel.get("panels", []))
+
+
+def dashboard() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(DASHBOARD.read_text())
+    return found
+
+
+def run(promtool: Path, *arguments: str) -> str:
+    answer = subprocess.run([promtool, *arguments], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    return answer.stdout
+
+
+def test_should_leave_out_what_the_api_server_does_not_know() -> None:
+    assert of_kind(rendered(*EVERYTHING), "ServiceMonitor", "PodMonitor", "PrometheusRule") == []
+
+
+def test_should_bring_monitors_and_rules_where_the_prometheus_operator_is() -> None:
+    found = of_kind(rendered(*EVERYTHING, api_versions=MONITORING), "ServiceMonitor", "PodMonitor", "PrometheusRule")
+    assert sorted(item["kind"] for item in found) == ["PodMonitor", "PrometheusRule", "ServiceMonitor"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "kind"),
+    [
+        ("monitoring.serviceMonitor.enabled=false", "ServiceMonitor"),
+        ("metrics.service.enabled=false", "ServiceMonitor"),
+        ("monitoring.podMonitor.enabled=false", "PodMonitor"),
+        ("devicePlugin.enabled=false", "PodMonitor"),
+        ("monitoring.prometheusRule.enabled=false", "PrometheusRule"),
+        ("monitoring.dashboard.enabled=false", "ConfigMap"),
+        ("networkPolicy.enabled=false", "NetworkPolicy"),
+    ],
+)
+def test_should_leave_each_of_them_out_when_told_so(setting: str, kind: str) -> None:
+    assert of_kind(rendered(*EVERYTHING, setting, api_versions=MONITORING), kind) == []
+
+
+def test_should_point_the_monitors_at_ports_and_pods_that_are_there() -> None:
+    manifests = rendered(*EVERYTHING, api_versions=MONITORING)
+    service, monitor = the(manifests, "Service"), the(manifests, "ServiceMonitor")
+    operators = the(manifests, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert service["spec"]["selector"].items() <= operators.items()
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    assert [endpoint["port"] for endpoint in monitor["spec"]["endpoints"]] == [
+        port["name"] for port in service["spec"]["ports"]
+    ]
+    plugin, pod_monitor = the(manifests, "DaemonSet")["spec"]["template"], the(manifests, "PodMonitor")
+    assert pod_monitor["spec"]["selector"]["matchLabels"].items() <= plugin["metadata"]["labels"].items()
+    [endpoint] = pod_monitor["spec"]["podMetricsEndpoints"]
+    assert endpoint["port"] in {port["name"] for port in plugin["spec"]["containers"][0]["ports"]}
+
+
+def test_should_render_the_rules_as_they_are_tested() -> None:
+    rule = the(rendered(api_versions=MONITORING), "PrometheusRule")
+    assert rule["spec"] == yaml.safe_load(ALERTS.read_text().replace("RUNBOOKS", "docs/runbooks.md"))
+
+
+def test_should_write_rules_that_prometheus_reads(promtool: Path) -> None:
+    assert f"{len(alerts())} rules found" in run(promtool, "check", "rules", "--lint=all", "--lint-fatal", str(ALERTS))
+
+
+def test_should_alert_on_each_fault_and_on_nothing_else(promtool: Path, tmp_path: Path) -> None:
+    tests = tmp_path / "alerts_test.yaml"
+    tests.write_text(RULE_TESTS.read_text().replace("[RULES]", f"[{ALERTS}]"))
+    assert "SUCCESS" in run(promtool, "test", "rules", str(tests))
+
+
+def test_should_make_every_alert_rise_in_a_test() -> None:
+    tested = RULE_TESTS.read_text()
+    assert [name for name in alerts() if name not in tested] == []
+
+
+def test_should_have_a_runbook_for_each_alert_and_for_nothing_else() -> None:
+    headings = re.findall(r"^## (Fleetpack\w+)$", RUNBOOKS.read_text(), re.MULTILINE)
+    assert headings == list(alerts())
+    assert {name: rule["annotations"]["runbook_url"] for name, rule in alerts().items()} == {
+        name: f"RUNBOOKS#{name.lower()}" for name in alerts()
+    }
+
+
+@pytest.mark.parametrize("name", alerts())
+def test_should_say_of_each_alert_how_bad_it_is_and_what_it_means(name: str) -> None:
+    rule = alerts()[name]
+    assert rule["labels"]["severity"] in {"critical", "warning"}
+    assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
+    assert set(OURS.findall(rule["expr"])) <= series_names()
+
+
+def test_should_draw_only_metrics_that_exist() -> None:
+    page = dashboard()
+    queries = [variable["definition"] for variable in page["templating"]["list"] if variable["type"] == "query"]
+    named = {name for text in (*expressions(page["panels"]), *queries) for name in OURS.findall(text)}
+    assert named - series_names() == set()
+    assert len(named) > 20
+
+
+def test_should_draw_every_metric_of_the_operator() -> None:
+    drawn = " ".join(expressions(dashboard()["panels"]))
+    missing = [own.name for own in FleetMetrics().descriptions if own.name not in drawn]
+    assert missing == []
+
+
+def test_should_draw_expressions_that_prometheus_reads(promtool: Path, tmp_path: Path) -> None:
+    replaced = [
+        text.replace("$__rate_interval", "1m").replace("$deployment", ".*").replace("$pool", ".*")
+        for text in expressions(dashboard()["panels"])
+    ]
+    rules = [{"record": f"panel:{number}", "expr": text} for number, text in enumerate(replaced)]
+    file = tmp_path / "panels.yaml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
+    assert f"{len(rules)} rules found" in run(promtool, "check", "rules", "--lint=none", str(file))
+
+
+def test_should_lay_the_panels_out_without_overlap() -> None:
+    cells = [
+        (x, y)
+        for panel in dashboard()["panels"]
+        for position in (panel["gridPos"],)
+        for x in range(position["x"], position["x"] + position["w"])
+        for y in range(position["y"], position["y"] + position["h"])
+    ]
+    assert len(cells) == len(set(cells))
+    identifiers = [panel["id"] for panel in dashboard()["panels"]]
+    assert len(identifiers) == len(set(identifiers))
+
+
+def test_should_hand_the_dashboard_over_whole() -> None:
+    config = the(rendered("monitoring.dashboard.enabled=true"), "ConfigMap")
+    assert config["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert json.loads(config["data"]["fleetpack.json"]) == dashboard()
