@@ -191,9 +191,9 @@ class SmallWorld:
             "engine",
             replica.uid,
             self.now,
-            waiting=max(0.0, pod.inside - slots),
-            running=min(pod.inside, slots),
-            finished_total=pod.finished,
+            waiting=max(0.0, _exact(pod.inside) - slots),
+            running=min(_exact(pod.inside), slots),
+            finished_total=_exact(pod.finished),
         )
 
     # --- what an operator does
@@ -396,7 +396,7 @@ class SmallWorld:
                 slots = float(variant.prior_concurrency or 1)
                 rate = variant.prior_requests_per_second or 1.0
                 served = min(pod.inside, slots) / slots * rate * seconds
-                if pod.inside - served < 0.02:
+                if pod.inside - served < 0.1:
                     served = pod.inside
                 pod.inside = min(pod.inside - served, 60.0 + slots)
                 pod.finished += served
@@ -513,6 +513,11 @@ def steady_load(deployment: Deployment, replicas: int) -> float:
     """Return the arrivals per second that `replicas` replicas (at most 4) serve at 66 %: neither more nor less is right."""
     rate = min(variant.prior_requests_per_second or 1.0 for variant in deployment.variants)
     return STEADY_UTILIZATION * rate * min(replicas, 4)
+
+
+def _exact(number: float) -> float:
+    """Round to a binary fraction, so that sums and differences of counters are exact, as those of whole requests are."""
+    return round(number * 1024) / 1024
 
 
 def _bound(replica: Replica) -> bool:
