@@ -1,0 +1,146 @@
+"""llm-d's Workload Variant Autoscaler: saturation V1 (spare capacity) and V2 (tokens).
+
+V1: docs/saturation-analyzer.md. A replica is saturated at 80 % of its KV cache or 5 waiting requests, by the highest values of a
+minute. One more when the others have on average less than 0.10 of cache or 3 of queue to spare, unless replicas are still
+starting; one fewer when their load on one replica fewer would leave that much.
+
+V2: internal/engines/analyzers/saturation_v2/analyzer.go. Demand is tokens in use plus queued prompts; a replica's capacity is the
+smaller of 80 % of its cache and what it had in use when its queue was full. More at 85 % of what is there or coming, fewer at 70 %
+of what is ready.
+
+Both decide every 15 s (`DefaultOptimizationInterval`), and an HPA with 60 s of stabilisation on the way down acts on the result, as
+the project's README advises.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from fleetpack_simulator.policies.controllers import PerModelPolicy, Window, bounded
+from fleetpack_simulator.policies.kubernetes import Behavior
+from fleetpack_simulator.policies.targets import ReplicaTargets
+from fleetpack_simulator.world.policy import ModelView, PodView
+
+INTERVAL_SECONDS = 15.0
+DOWN_STABILIZATION_SECONDS = 60.0
+PEAK_WINDOW_SECONDS = 60.0
+KV_CACHE_THRESHOLD = 0.80
+QUEUE_THRESHOLD = 5
+KV_SPARE_TRIGGER = 0.10
+QUEUE_SPARE_TRIGGER = 3
+UP_THRESHOLD = 0.85
+DOWN_BOUNDARY = 0.70
+HISTORY_SAMPLES = 10
+"""`RollingAverageWindowSize` of observed capacities."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaLoad:
+    """How full one replica is."""
+
+    kv_cache_usage: float
+    waiting: float
+
+
+def spare_capacity_decision(loads: Sequence[ReplicaLoad], starting: int) -> int:
+    """Return V1's target for the replicas that report, `loads`, while `starting` more are on their way."""
+    replicas = len(loads)
+    open_loads = [load for load in loads if load.kv_cache_usage < KV_CACHE_THRESHOLD and load.waiting < QUEUE_THRESHOLD]
+    count = len(open_loads)
+    kv_total = sum(load.kv_cache_usage for load in open_loads)
+    queue_total = sum(load.waiting for load in open_loads)
+    if not open_loads or _is_short(kv_total / count, queue_total / count):
+        # Cascade prevention: one that is on its way has to report first.
+        return replicas + starting if starting else replicas + 1
+    if count >= 2 and not starting and not _is_short(kv_total / (count - 1), queue_total / (count - 1)):
+        return replicas - 1
+    return replicas + starting
+
+
+def _is_short(kv_cache_usage: float, waiting: float) -> bool:
+    return KV_CACHE_THRESHOLD - kv_cache_usage < KV_SPARE_TRIGGER or QUEUE_THRESHOLD - waiting < QUEUE_SPARE_TRIGGER
+
+
+def token_decision(capacities: Sequence[float], demand: float, starting: int) -> int:
+    """Return V2's target: `capacities` of the replicas that report, in tokens, `demand` of all, `starting` on their way."""
+    each = median(capacities)
+    ready = len(capacities)
+    required = demand / UP_THRESHOLD - (ready + starting) * each
+    if required > 0:
+        return ready + starting + math.ceil(required / each)
+    spare = ready * each - demand / DOWN_BOUNDARY
+    return ready + starting - max(0, math.floor(spare / each))
+
+
+class SpareCapacityAutoscaler:
+    """V1 of one model."""
+
+    def __init__(self, targets: ReplicaTargets) -> None:
+        self._targets = targets
+        self._behavior = Behavior(down_stabilization_seconds=DOWN_STABILIZATION_SECONDS)
+        self._peaks: dict[str, tuple[Window, Window]] = {}
+
+    def decide(self, now_seconds: float, model: ModelView) -> int | None:
+        """Take the highest values of a minute, decide, and let the HPA act."""
+        known = _known(model)
+        names = {pod.name for pod in known}
+        self._peaks = {name: peaks for name, peaks in self._peaks.items() if name in names}
+        if not known:
+            return None if model.desired_replicas else max(1, model.minimum_replicas)
+        loads = [self._peak(now_seconds, pod) for pod in known]
+        wanted = bounded(max(1, spare_capacity_decision(loads, model.starting_replicas)), model)
+        return self._behavior.apply(now_seconds, model.desired_replicas, wanted)
+
+    def _peak(self, now_seconds: float, pod: PodView) -> ReplicaLoad:
+        cache, queue = self._peaks.setdefault(pod.name, (Window(PEAK_WINDOW_SECONDS), Window(PEAK_WINDOW_SECONDS)))
+        cache.add(now_seconds, pod.kv_cache_usage * self._targets.kv_usage_scale)
+        queue.add(now_seconds, pod.waiting)
+        return ReplicaLoad(kv_cache_usage=cache.highest, waiting=queue.highest)
+
+
+class TokenAutoscaler:
+    """V2 of one model."""
+
+    def __init__(self, targets: ReplicaTargets) -> None:
+        self._targets = targets
+        self._behavior = Behavior(down_stabilization_seconds=DOWN_STABILIZATION_SECONDS)
+        self._observed: deque[float] = deque(maxlen=HISTORY_SAMPLES)
+
+    def decide(self, now_seconds: float, model: ModelView) -> int | None:
+        """Add up tokens and compare with capacities, and let the HPA act."""
+        known = _known(model)
+        if not known:
+            return None if model.desired_replicas else max(1, model.minimum_replicas)
+        usages = [pod.kv_cache_usage * self._targets.kv_usage_scale for pod in known]
+        capacities = [self.capacity(usage, pod.waiting) for usage, pod in zip(usages, known, strict=True)]
+        in_use = sum(usages) * self._targets.kv_capacity_tokens
+        queued = (sum(pod.waiting for pod in known) + model.held) * self._targets.prompt_tokens
+        wanted = bounded(max(1, token_decision(capacities, in_use + queued, model.starting_replicas)), model)
+        return self._behavior.apply(now_seconds, model.desired_replicas, wanted)
+
+    def capacity(self, kv_cache_usage: float, waiting: float) -> float:
+        """Return the tokens that a replica holds: by memory, or by what it had in use when its queue was full."""
+        by_memory = KV_CACHE_THRESHOLD * self._targets.kv_capacity_tokens
+        in_use = kv_cache_usage * self._targets.kv_capacity_tokens
+        if waiting >= QUEUE_THRESHOLD and in_use > 0:
+            self._observed.append(in_use)
+            return min(by_memory, in_use)
+        return min(by_memory, sum(self._observed) / len(self._observed)) if self._observed else by_memory
+
+
+def _known(model: ModelView) -> list[PodView]:
+    return [pod for pod in model.pods if pod.read_at_seconds is not None]
+
+
+def wva_v1(targets: Mapping[str, ReplicaTargets]) -> PerModelPolicy:
+    """Return WVA's spare-capacity analyzer per model."""
+    return PerModelPolicy("wva-v1", INTERVAL_SECONDS, targets, SpareCapacityAutoscaler)
+
+
+def wva_v2(targets: Mapping[str, ReplicaTargets]) -> PerModelPolicy:
+    """Return WVA's token analyzer per model."""
+    return PerModelPolicy("wva-v2", INTERVAL_SECONDS, targets, TokenAutoscaler)
