@@ -5,54 +5,17 @@ Rendering one set of values takes a tenth of a second, so each test renders what
 
 from __future__ import annotations
 
+import json
 import subprocess
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 import yaml
 
-from control_plane.binaries import ensure
-from control_plane.programs import HELM
+from chart import CHART, EVERYTHING, NAMESPACE, ROOT, Manifest, helm, of_kind, rendered, template
 from fleetpack.settings import Settings
 
-ROOT = Path(__file__).resolve().parents[2]
-CHART = ROOT / "helm" / "fleetpack"
-NAMESPACE = "fleetpack-system"
-
-Manifest = dict[str, Any]
-Render = Callable[..., subprocess.CompletedProcess[str]]
-
 pytestmark = pytest.mark.cluster
-
-
-@pytest.fixture(scope="session")
-def helm() -> Path:
-    return ensure((HELM,))["helm"]
-
-
-@pytest.fixture
-def render(helm: Path) -> Render:
-    def run(*settings: str) -> subprocess.CompletedProcess[str]:
-        values = [argument for setting in settings for argument in ("--set", setting)]
-        return subprocess.run(
-            [helm, "template", "fleetpack", CHART, "--namespace", NAMESPACE, *values],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    return run
-
-
-def manifests(result: subprocess.CompletedProcess[str]) -> list[Manifest]:
-    assert result.returncode == 0, result.stderr
-    return [document for document in yaml.safe_load_all(result.stdout) if document]
-
-
-def of_kind(objects: list[Manifest], *kinds: str) -> list[Manifest]:
-    return [item for item in objects if item["kind"] in kinds]
 
 
 def rules(objects: list[Manifest]) -> Iterator[Manifest]:
@@ -73,8 +36,8 @@ def allows(objects: list[Manifest], resource: str) -> set[str]:
     }
 
 
-def test_should_pass_lint_strictly(helm: Path) -> None:
-    result = subprocess.run([helm, "lint", "--strict", CHART], capture_output=True, text=True, check=False)
+def test_should_pass_lint_strictly() -> None:
+    result = subprocess.run([helm(), "lint", "--strict", CHART], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
@@ -86,23 +49,33 @@ def test_should_pass_lint_strictly(helm: Path) -> None:
         ("simulation.enable=true", "enable"),
         ("replicas=two", "replicas"),
         ("image.digest=sha256:short", "digest"),
+        ("devicePlugin.enable=true", "enable"),
+        ("devicePlugin.source=real", "source"),
+        ("devicePlugin.maxUnavailable=0%", "maxUnavailable"),
+        ("devicePlugin.image.pullPolicy=Always", "pullPolicy"),
+        ("monitoring.serviceMonitor.intervall=5s", "intervall"),
+        ("monitoring.podMonitor.interval=often", "interval"),
+        ("monitoring.alerts.enabled=true", "alerts"),
+        ("metrics.enabled=true", "enabled"),
+        ("networkPolicy.apiServerPorts={70000}", "apiServerPorts"),
+        ("networkPolicy.metricsFrom[0].podSelektor.a=b", "podSelektor"),
     ],
 )
-def test_should_refuse_a_value_that_the_schema_does_not_know(render: Render, setting: str, named: str) -> None:
-    result = render(setting)
+def test_should_refuse_a_value_that_the_schema_does_not_know(setting: str, named: str) -> None:
+    result = template(setting)
     assert result.returncode != 0
     assert named in result.stderr
 
 
-def test_should_grant_nothing_by_wildcard(render: Render) -> None:
-    objects = manifests(render("simulation.enabled=true"))
+def test_should_grant_nothing_by_wildcard() -> None:
+    objects = rendered(*EVERYTHING)
     granted = [entry for rule in rules(objects) for key in ("apiGroups", "resources", "verbs") for entry in rule[key]]
     assert "*" not in granted
     assert granted
 
 
-def test_should_never_touch_secrets_workload_controllers_or_definitions(render: Render) -> None:
-    objects = manifests(render("simulation.enabled=true"))
+def test_should_never_touch_secrets_workload_controllers_or_definitions() -> None:
+    objects = rendered("simulation.enabled=true", "devicePlugin.enabled=true")
     resources = {resource.split("/")[0] for rule in rules(objects) for resource in rule["resources"]}
     assert resources == {
         "inferencedeployments",
@@ -118,8 +91,8 @@ def test_should_never_touch_secrets_workload_controllers_or_definitions(render: 
     }
 
 
-def test_should_grant_the_lease_only_in_the_namespace_of_the_release(render: Render) -> None:
-    objects = manifests(render())
+def test_should_grant_the_lease_only_in_the_namespace_of_the_release() -> None:
+    objects = rendered()
     holders = [
         (role["kind"], role["metadata"].get("namespace"))
         for role in of_kind(objects, "ClusterRole", "Role")
@@ -130,24 +103,29 @@ def test_should_grant_the_lease_only_in_the_namespace_of_the_release(render: Ren
     assert allows(objects, "leases") == {"get", "create", "update"}
 
 
-def test_should_only_read_nodes_unless_they_are_simulated(render: Render) -> None:
-    plain = manifests(render())
-    simulated = manifests(render("simulation.enabled=true"))
+def test_should_only_read_nodes_unless_they_are_simulated() -> None:
+    plain = rendered()
+    simulated = rendered("simulation.enabled=true")
     reading = {"get", "list", "watch"}
     assert allows(plain, "nodes") == reading
     assert allows(simulated, "nodes") == reading | {"create", "patch", "delete"}
 
 
-def test_should_bind_every_role_to_the_account_that_the_operator_runs_as(render: Render) -> None:
-    objects = manifests(render("simulation.enabled=true"))
+def test_should_read_secrets_only_where_signals_may_name_them() -> None:
+    assert allows(rendered(), "secrets") == set()
+    assert allows(rendered("signals.secrets.enabled=true"), "secrets") == {"get"}
+
+
+def test_should_bind_every_role_to_the_account_that_the_operator_runs_as() -> None:
+    objects = rendered("simulation.enabled=true")
     [deployment] = of_kind(objects, "Deployment")
     account = deployment["spec"]["template"]["spec"]["serviceAccountName"]
     subjects = [binding["subjects"] for binding in of_kind(objects, "ClusterRoleBinding", "RoleBinding")]
     assert subjects == [[{"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE}]] * 3
 
 
-def test_should_run_the_operator_under_the_restricted_pod_standard(render: Render) -> None:
-    [deployment] = of_kind(manifests(render()), "Deployment")
+def test_should_run_the_operator_under_the_restricted_pod_standard() -> None:
+    [deployment] = of_kind(rendered(), "Deployment")
     pod = deployment["spec"]["template"]["spec"]
     [container] = pod["containers"]
     assert pod["securityContext"] == {
@@ -164,8 +142,8 @@ def test_should_run_the_operator_under_the_restricted_pod_standard(render: Rende
     assert not pod.get("hostNetwork")
 
 
-def test_should_run_two_operators_with_probes_on_the_port_that_they_serve(render: Render) -> None:
-    [deployment] = of_kind(manifests(render()), "Deployment")
+def test_should_run_two_operators_with_probes_on_the_port_that_they_serve() -> None:
+    [deployment] = of_kind(rendered(), "Deployment")
     [container] = deployment["spec"]["template"]["spec"]["containers"]
     assert deployment["spec"]["replicas"] == 2
     assert container["command"] == ["fleetpack", "operator", "run"]
@@ -174,16 +152,16 @@ def test_should_run_two_operators_with_probes_on_the_port_that_they_serve(render
     assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "http"}
 
 
-def test_should_take_an_image_by_digest_before_its_tag(render: Render) -> None:
+def test_should_take_an_image_by_digest_before_its_tag() -> None:
     digest = "sha256:" + "0123456789abcdef" * 4
-    result = render("image.repository=registry.example/fleetpack", "image.tag=9.9.9", f"image.digest={digest}")
-    [deployment] = of_kind(manifests(result), "Deployment")
+    objects = rendered("image.repository=registry.example/fleetpack", "image.tag=9.9.9", f"image.digest={digest}")
+    [deployment] = of_kind(objects, "Deployment")
     [container] = deployment["spec"]["template"]["spec"]["containers"]
     assert container["image"] == f"registry.example/fleetpack@{digest}"
 
 
-def test_should_ship_priority_classes_that_never_preempt(render: Render) -> None:
-    classes = of_kind(manifests(render()), "PriorityClass")
+def test_should_ship_priority_classes_that_never_preempt() -> None:
+    classes = of_kind(rendered(), "PriorityClass")
     assert {item["metadata"]["name"]: item["value"] for item in classes} == {
         "fleetpack-critical": 100000,
         "fleetpack-standard": 10000,
@@ -192,14 +170,105 @@ def test_should_ship_priority_classes_that_never_preempt(render: Render) -> None
     assert {item["preemptionPolicy"] for item in classes} == {"Never"}
 
 
-def test_should_carry_every_definition_of_the_repository_and_keep_it_on_uninstall(render: Render) -> None:
+def test_should_carry_every_definition_of_the_repository_and_keep_it_on_uninstall() -> None:
     shipped = [yaml.safe_load(path.read_text()) for path in sorted((ROOT / "crds").glob("*.yaml"))]
-    rendered = of_kind(manifests(render()), "CustomResourceDefinition")
-    assert {item["metadata"]["name"]: item["spec"] for item in rendered} == {
+    carried = of_kind(rendered(), "CustomResourceDefinition")
+    assert {item["metadata"]["name"]: item["spec"] for item in carried} == {
         item["metadata"]["name"]: item["spec"] for item in shipped
     }
-    assert {item["metadata"]["annotations"]["helm.sh/resource-policy"] for item in rendered} <= {"keep"}
+    assert {item["metadata"]["annotations"]["helm.sh/resource-policy"] for item in carried} == {"keep"}
 
 
-def test_should_leave_the_definitions_out_when_told_so(render: Render) -> None:
-    assert of_kind(manifests(render("crds.enabled=false")), "CustomResourceDefinition") == []
+def test_should_leave_the_definitions_out_when_told_so() -> None:
+    assert of_kind(rendered("crds.enabled=false"), "CustomResourceDefinition") == []
+
+
+def test_should_describe_every_value_in_the_schema_and_refuse_all_others() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert list(gaps(values, schema, "")) == []
+    assert set(schema["properties"]) - set(values) == {"global"}
+
+
+def gaps(values: Manifest, schema: Manifest, path: str) -> Iterator[str]:
+    """Values whose fields the schema does not name, or among which it would take others."""
+    if schema.get("additionalProperties") is not False:
+        yield f"{path}: takes any field"
+    for name, value in values.items():
+        own = schema["properties"].get(name)
+        if own is None:
+            yield f"{path}.{name}: not in the schema"
+        elif isinstance(value, dict) and "properties" in own:
+            yield from gaps(value, own, f"{path}.{name}")
+
+
+def test_should_say_how_to_go_on_after_the_installation() -> None:
+    command = [helm(), "install", "fleetpack", CHART, "--namespace", NAMESPACE, "--dry-run=client"]
+    result = subprocess.run(
+        [*command, "--set", "devicePlugin.enabled=true"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    notes = result.stdout.partition("NOTES:")[2]
+    for step in (
+        "get pods,lease",
+        "helm -n fleetpack-system test",
+        "fleetpack.dev/pool=",
+        "get accpool",
+        "describe infd",
+    ):
+        assert step in notes
+    assert "leaves replicas running" in notes
+    assert "The Prometheus Operator is not here" in notes
+
+
+def test_should_let_a_network_policy_open_what_the_operator_needs_and_no_more() -> None:
+    source = "networkPolicy.metricsFrom[0].namespaceSelector.matchLabels.team=monitoring"
+    [policy] = of_kind(rendered("networkPolicy.enabled=true", source), "NetworkPolicy")
+    [deployment] = of_kind(rendered(), "Deployment")
+    pods = deployment["spec"]["template"]
+    assert policy["spec"]["podSelector"]["matchLabels"].items() <= pods["metadata"]["labels"].items()
+    assert policy["spec"]["ingress"] == [
+        {
+            "ports": [{"protocol": "TCP", "port": pods["spec"]["containers"][0]["ports"][0]["name"]}],
+            "from": [
+                {"namespaceSelector": {"matchLabels": {"team": "monitoring"}}},
+                {
+                    "podSelector": {
+                        "matchLabels": {
+                            "app.kubernetes.io/instance": "fleetpack",
+                            "app.kubernetes.io/component": "test",
+                        }
+                    }
+                },
+            ],
+        }
+    ]
+    ports = [[port["port"] for port in rule.get("ports", ())] for rule in policy["spec"]["egress"]]
+    assert ports == [[53, 53], [443, 6443], []]
+
+
+def test_should_run_the_test_pod_where_only_restricted_pods_may() -> None:
+    [pod] = of_kind(rendered(), "Pod")
+    [container] = pod["spec"]["containers"]
+    assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    assert (pod["spec"]["securityContext"]["runAsNonRoot"], pod["spec"]["automountServiceAccountToken"]) == (
+        True,
+        False,
+    )
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    compile(container["args"][0], "test_leader.py", "exec")
+
+
+def test_should_ask_for_a_cluster_that_has_what_it_uses() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    shipped = [yaml.safe_load(path.read_text())["spec"]["names"]["kind"] for path in sorted((ROOT / "crds").glob("*"))]
+    listed = [crd["kind"] for crd in yaml.safe_load(chart["annotations"]["artifacthub.io/crds"])]
+    assert sorted(listed) == sorted(shipped)
+    assert chart["kubeVersion"] == ">=1.30.0-0"
+    older = subprocess.run(
+        [helm(), "template", "fleetpack", CHART, "--kube-version", "1.29.9"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "requires kubeVersion: >=1.30.0-0" in older.stderr

@@ -11,21 +11,20 @@ from typing import Any
 import pytest
 import yaml
 
+import chart
+from chart import EVERYTHING
 from control_plane.api_client import ApiClient, ApiError
 from control_plane.binaries import ensure
-from control_plane.programs import HELM
+from control_plane.programs import KUBECONFORM
+from openapi_schemas import LOCATION, write_schemas
 
 pytestmark = pytest.mark.cluster
 
-CHART = Path(__file__).resolve().parents[2] / "helm" / "fleetpack"
 FIELD_MANAGER = "chart-test"
 
 
 def rendered(namespace: str, *settings: str) -> list[dict[str, Any]]:
-    values = [argument for setting in settings for argument in ("--set", setting)]
-    command = [ensure((HELM,))["helm"], "template", namespace, CHART, "--namespace", namespace, *values]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True)
-    return [document for document in yaml.safe_load_all(answer.stdout) if document]
+    return chart.rendered(*settings, release=namespace, namespace=namespace)
 
 
 def apply(cluster, manifests: list[dict[str, Any]], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -33,6 +32,12 @@ def apply(cluster, manifests: list[dict[str, Any]], *arguments: str) -> subproce
     return cluster.kubectl(
         "apply", "--server-side", f"--field-manager={FIELD_MANAGER}", "-f", "-", *arguments, input_text=text
     )
+
+
+def kubeconform(schemas: Path, manifests: list[dict[str, Any]]) -> subprocess.CompletedProcess[str]:
+    program = ensure((KUBECONFORM,))["kubeconform"]
+    command = [program, "-strict", "-summary", "-schema-location", schemas / LOCATION]
+    return subprocess.run(command, input=yaml.safe_dump_all(manifests), capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +61,26 @@ def operator(cluster, operator_namespace: str) -> Iterator[ApiClient]:
     cluster.kubectl("delete", "-f", "-", "--wait=false", input_text=yaml.safe_dump_all(accounts))
 
 
-def test_should_be_taken_whole_by_the_api_server(cluster, namespace: str) -> None:
-    answer = apply(cluster, rendered(namespace, "simulation.enabled=true"), "--dry-run=server", "--force-conflicts")
+@pytest.mark.parametrize("settings", [(), EVERYTHING], ids=["default", "everything"])
+def test_should_be_taken_whole_by_the_api_server(cluster, namespace: str, settings: tuple[str, ...]) -> None:
+    answer = apply(cluster, rendered(namespace, *settings), "--dry-run=server", "--force-conflicts")
     assert answer.returncode == 0, answer.stderr
     assert "Warning" not in answer.stderr
+
+
+def test_should_fit_the_schemas_of_the_api_server(admin: ApiClient, tmp_path: Path) -> None:
+    manifests = rendered("schemas", *EVERYTHING)
+    write_schemas(admin, {(own["apiVersion"], own["kind"]) for own in manifests}, tmp_path)
+    checked = kubeconform(tmp_path, manifests)
+    assert checked.returncode == 0, checked.stdout
+    assert f"Valid: {len(manifests)}, Invalid: 0, Errors: 0, Skipped: 0" in checked.stdout
+
+
+def test_should_notice_a_field_that_no_schema_has(admin: ApiClient, tmp_path: Path) -> None:
+    [budget] = [own for own in rendered("schemas") if own["kind"] == "PodDisruptionBudget"]
+    write_schemas(admin, {(budget["apiVersion"], budget["kind"])}, tmp_path)
+    budget["spec"]["minimumAvailable"] = 1
+    assert "minimumAvailable" in kubeconform(tmp_path, [budget]).stdout
 
 
 def test_should_run_where_only_restricted_pods_may(cluster, admin: ApiClient, namespace: str) -> None:

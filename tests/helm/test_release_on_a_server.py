@@ -1,0 +1,131 @@
+"""A release's whole life on a real API server: what installing, upgrading, rolling back and removing it do to replicas that serve.
+
+helm is the real one, and so is the operator, which runs as the release's own service account and is started anew at each step, as the
+Deployment would do. What needs containers (that the new image starts, that the Lease passes from Pod to Pod) is not shown here.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from chart import CHART, helm, set_arguments
+from control_plane.api_client import ApiClient, ApiError
+from installation import install
+from operator_process import OperatorProcess, operator_running
+from small_fleet import GROUP, SmallFleet
+from witness import witnessing
+
+pytestmark = pytest.mark.cluster
+
+RELEASE = f"life-{uuid.uuid4().hex[:6]}"
+CALM_SECONDS = 4.0
+"""Two ticks: what an operator would do to replicas after its start, it has begun by then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """A release under the names of this run."""
+
+    cluster: object
+    log: Path
+
+    def helm(self, *arguments: str) -> str:
+        command = [str(helm()), *arguments, "--namespace", RELEASE, f"--kubeconfig={self.cluster.kubeconfig}"]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert answer.returncode == 0, answer.stderr
+        return answer.stdout
+
+    def apply(self, verb: str, chart: Path, *settings: str) -> str:
+        # The definitions and classes of a cluster for tests were there before: the release takes the first over, and leaves the others.
+        settings = ("priorityClasses.create=false", *settings)
+        return self.helm(verb, RELEASE, str(chart), "--take-ownership", "--force-conflicts", *set_arguments(*settings))
+
+    @contextmanager
+    def operator(self, request: pytest.FixtureRequest) -> Iterator[OperatorProcess]:
+        """Run an operator with the rights that the release gives now."""
+        kubeconfig = self.cluster.service_account_kubeconfig(RELEASE, f"{RELEASE}-fleetpack")
+        process = OperatorProcess(kubeconfig=kubeconfig, log=self.log, lease_name=RELEASE, identity="released")
+        with operator_running(process, request):
+            yield process
+
+
+@pytest.fixture
+def release(cluster, admin: ApiClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Release]:
+    install(admin)
+    # As the Deployment sets it: the Lease lives where the release does, and nowhere else may the operator keep one.
+    monkeypatch.setenv("POD_NAMESPACE", RELEASE)
+    cluster.kubectl("create", "namespace", RELEASE)
+    yield Release(cluster=cluster, log=tmp_path / "operator.log")
+    cluster.kubectl("delete", "namespace", RELEASE, "--wait=false")
+    for kind in ("clusterrole", "clusterrolebinding"):
+        cluster.kubectl("delete", kind, "-l", f"app.kubernetes.io/instance={RELEASE}")
+
+
+@pytest.fixture
+def fleet(cluster, admin: ApiClient, namespace: str, release: Release) -> Iterator[SmallFleet]:
+    with witnessing(cluster.kubeconfig) as witness:
+        fleet = SmallFleet(admin=admin, namespace=namespace, witness=witness)
+        yield fleet
+        fleet.clear()
+
+
+@pytest.fixture
+def next_chart(tmp_path: Path) -> Path:
+    """The chart as its next version would be: other numbers, another image."""
+    copy = tmp_path / "fleetpack"
+    shutil.copytree(CHART, copy)
+    file = copy / "Chart.yaml"
+    file.write_text(file.read_text().replace("0.1.0", "0.2.0"))
+    return copy
+
+
+def identities(fleet: SmallFleet) -> dict[str, tuple[str, str]]:
+    """Name to UID and cores of every replica that is not on its way out."""
+    return {
+        pod["metadata"]["name"]: (pod["metadata"]["uid"], pod["metadata"]["annotations"]["fleetpack.dev/cores"])
+        for pod in fleet.pods()
+        if "deletionTimestamp" not in pod["metadata"]
+    }
+
+
+def test_should_never_touch_replicas_that_serve(
+    release: Release, fleet: SmallFleet, admin: ApiClient, next_chart: Path, request: pytest.FixtureRequest
+) -> None:
+    fleet.static_pool("a")
+    fleet.deploy("chat", replicas=3)
+    release.apply("install", CHART)
+    with release.operator(request):
+        fleet.settled("chat", 3)
+    before = identities(fleet)
+
+    def replicas_stay() -> None:
+        with release.operator(request):
+            fleet.stays(lambda: identities(fleet) == before, CALM_SECONDS, "the same replicas")
+
+    release.apply("upgrade", next_chart, "replicas=3", "image.tag=v9", "podLabels.team=a", "networkPolicy.enabled=true")
+    assert "fleetpack-0.2.0" in release.helm("list")
+    replicas_stay()
+    release.helm("rollback", RELEASE, "1", "--force-conflicts")
+    assert "fleetpack-0.1.0" in release.helm("list")
+    replicas_stay()
+
+    said = release.helm("uninstall", RELEASE)
+
+    assert "resource policy" in said
+    assert identities(fleet) == before
+    assert fleet.spec("chat")["replicas"] == 3
+    with pytest.raises(ApiError, match="NotFound"):
+        admin.get(f"/apis/rbac.authorization.k8s.io/v1/clusterroles/{RELEASE}-fleetpack")
+
+    release.apply("install", CHART)
+    replicas_stay()
+    assert admin.get(f"{GROUP}/acceleratorpools")["items"]
+    release.helm("uninstall", RELEASE)
