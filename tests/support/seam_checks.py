@@ -391,7 +391,7 @@ def right_replicas(world: SmallWorld, deployment: Deployment) -> tuple[int, int]
     rate = min(variant.prior_requests_per_second or 1.0 for variant in deployment.variants)
     load = world.loads.get(deployment.key, 0.0)
     chance = sqrt(load / 30.0)
-    fewest = ceil(max(0.0, load - chance) / (0.85 * rate) - 1e-6)
+    fewest = ceil(max(0.0, load - 1.5 * chance) / (0.85 * rate) - 1e-6)
     most = ceil((load + 2 * chance) / (0.70 * rate) - 1e-6)
     bound = (deployment.minimum_replicas, deployment.maximum_replicas)
     return max(bound[0], min(max(fewest, load > 0), bound[1])), max(bound[0], min(most, bound[1]))

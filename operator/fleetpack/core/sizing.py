@@ -3,7 +3,7 @@
 Four bounds, the largest wins and is named. With arrival rate a, capacity m requests per second and concurrency c of one
 replica, backlog W and running requests R, target queue depth q per replica, drain time D:
 
-* capacity:    n >= (a - s) / (m * 0.85): no replica runs hot all the time; s is the deviation of a by chance
+* capacity:    n >= (a - 1.5 s) / (m * 0.85): no replica runs hot all the time; s is the deviation of a by chance
 * backlog:     W - q*n <= (m*n - a) * D, so n >= (W + a*D) / (m*D + q): the queue is at its target after D seconds
 * concurrency: n >= (W + R) / (c + q): everything inside is either being served or in a queue of the wanted depth
 * observed:    the same with c = R / ready, where nothing at all is known of the variant
@@ -26,7 +26,7 @@ START_UTILIZATION = 0.85
 """Above this a queue of Poisson arrivals grows fast even with several servers (Erlang C), so more replicas start."""
 KEEP_UTILIZATION = 0.70
 """Replicas are given up only if the rest would run below this: the band between both is the hysteresis."""
-START_DEVIATIONS = 1.0
+START_DEVIATIONS = 1.5
 KEEP_DEVIATIONS = 2.0
 """A rate counts as higher only beyond what chance explains, and as lower only well beyond: a queue shows a real rise at once
 (the backlog bound), nothing shows a real fall but time."""
