@@ -19,11 +19,12 @@ from fleetpack.catalog import load_catalog
 from fleetpack.cluster.actuation import Actuator
 from fleetpack.cluster.api_client import KubernetesClient
 from fleetpack.cluster.caches import Caches
-from fleetpack.cluster.control_loop import ControlLoop, Trigger
+from fleetpack.cluster.control_loop import ControlLoop, Observer, Trigger
 from fleetpack.cluster.handlers import configure, make_registry
 from fleetpack.cluster.lease import LeaseElector, LeaseSettings, unique_identity
 from fleetpack.cluster.observing import CountingWriteObserver, MetricsObserver
 from fleetpack.cluster.rate_limit import RateLimit
+from fleetpack.cluster.recorder import PassRecorder
 from fleetpack.cluster.secrets import SecretReader
 from fleetpack.cluster.telling import Teller
 from fleetpack.settings import Settings
@@ -89,7 +90,7 @@ class _Operator:
                     teller=operator.teller,
                     is_leading=lambda: operator.elector.is_leading,
                     clock=time.time,
-                    observer=MetricsObserver(metrics),
+                    observer=_observer(settings, metrics),
                 )
                 async with serve_telemetry(
                     metrics.registry,
@@ -173,3 +174,8 @@ class _Operator:
     def _on_stopped_leading(self) -> None:
         _logger.warning("this process no longer holds the Lease: it watches")
         self.metrics.show_leader(False)
+
+
+def _observer(settings: Settings, metrics: FleetMetrics) -> Observer:
+    shown = MetricsObserver(metrics)
+    return PassRecorder(settings.record_file, shown) if settings.record_file is not None else shown

@@ -21,5 +21,7 @@ class Settings:
     """For /metrics, /livez and /readyz; 0: a free port."""
     writes_per_second: float = 50.0
     write_burst: int = 100
+    record_file: Path | None = None
+    """Where planning passes are recorded as JSON lines; None: nowhere."""
     log_format: str = "text"
     """`text` for people, `json` for machines."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from fleetpack.cli.replay import plan_command
 from fleetpack.settings import Settings
 
 
@@ -47,6 +48,9 @@ def main() -> None:
     """How many replicas inference models need, and on which accelerator cores: decided in one plan."""
 
 
+main.add_command(plan_command)
+
+
 @main.group()
 def operator() -> None:
     """The operator process."""
@@ -77,6 +81,12 @@ def operator() -> None:
 @click.option("--http-port", default=8080, show_default=True, help="Port for them; 0 takes a free one.")
 @click.option("--writes-per-second", default=50.0, show_default=True, help="Writes to the API server, sustained.")
 @click.option("--write-burst", default=100, show_default=True, help="Writes to the API server at once.")
+@click.option(
+    "--record",
+    "record_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Append each planning pass that leads to actions to this file, for `fleetpack plan`.",
+)
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def run(  # one parameter for each option: this is click's way
     kubeconfig: Path | None,
@@ -87,6 +97,7 @@ def run(  # one parameter for each option: this is click's way
     http_port: int,
     writes_per_second: float,
     write_burst: int,
+    record_file: Path | None,
     log_format: str,
 ) -> None:
     """Run the operator until it is told to stop (SIGTERM)."""
@@ -103,6 +114,7 @@ def run(  # one parameter for each option: this is click's way
         http_port=http_port,
         writes_per_second=writes_per_second,
         write_burst=write_burst,
+        record_file=record_file,
         log_format=log_format,
     )
     try:
@@ -110,4 +122,6 @@ def run(  # one parameter for each option: this is click's way
     except ConfigurationError as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
-        raise click.ClickException(f"cannot serve on {http_host}:{http_port}: {error}; choose another --http-port") from error
+        raise click.ClickException(
+            f"cannot serve on {http_host}:{http_port}: {error}; choose another --http-port"
+        ) from error
