@@ -105,7 +105,8 @@ def _count_failures(state: DeploymentState, replicas: tuple[Replica, ...], now: 
     if fresh:
         failures = state.failures + len(fresh)
         retry_at = now + back_off_seconds(CREATE_BACK_OFF_SECONDS, failures)
-        return replace(state, failures=failures, retry_at=retry_at, failed_uids=failed)
+        # The API server took these Pods, so what it said of an earlier one no longer holds.
+        return replace(state, failures=failures, retry_at=retry_at, refusal="", failed_uids=failed)
     recovered = state.failures and any((replica.ready_at or 0.0) > state.retry_at for replica in replicas)
     if recovered:
         return replace(state, failures=0, retry_at=0.0, refusal="", failed_uids=failed)
