@@ -43,6 +43,10 @@ check: setup ## Format, lint, types, import layers, generated files (no cluster 
 test: setup ## Run every test, on a real control plane too (built the first time, then started in seconds)
 	@$(BIN)/pytest $(TESTS)
 
+.PHONY: test-kills
+test-kills: setup ## Kill the operator at each of its first 100 writes, before and after delivery (a quarter of an hour)
+	@FLEETPACK_TEST_KILLS=all $(BIN)/pytest tests/end_to_end/test_kills.py
+
 .PHONY: test-fast
 test-fast: setup ## Run the tests that need no cluster
 	@$(BIN)/pytest -m "not cluster" $(TESTS)
