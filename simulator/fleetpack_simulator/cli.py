@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fleetpack.core.cores import parse_cores
+from fleetpack_simulator.calibration.command import calibrate_command
 from fleetpack_simulator.load import (
     Endpoints,
     LoadSummary,
@@ -315,6 +316,7 @@ def _print_summary(summary: LoadSummary) -> None:
         )
 
 
+main.add_command(calibrate_command)
 main.add_command(run)
 main.add_command(swarm)
 

@@ -40,8 +40,10 @@ def prefill_seconds(profile: EngineProfile, prompt_tokens: int, sequences: int =
     tokens = padded_tokens(profile, prompt_tokens)
     linear_operations = 2 * _prefill_parameters(profile) * tokens
     attention_operations = 2 * model.layers * model.hidden_size * tokens**2
-    position_seconds = _PREFILL_PAIR_SHARE * tokens**2 * _position_seconds(profile)
-    latency_seconds = model.layers * coefficients.prefill_sequence_seconds if profile.cores > 1 else 0.0
+    # Long prompts are spread over ranks by tokens too, so heads count as they are and not in whole numbers per rank.
+    heads = model.query_heads / profile.cores
+    position_seconds = _PREFILL_PAIR_SHARE * tokens**2 * model.layers * heads * coefficients.position_seconds
+    latency_seconds = model.layers * coefficients.prefill_sequence_seconds if profile.devices > 1 else 0.0
     each = (linear_operations + attention_operations) / _flops(profile) + position_seconds + latency_seconds
     # A prompt touches every expert.
     whole_read = model.parameters_billions * 1e9 * _bytes_per_weight(profile) / _bandwidth(profile)
@@ -126,7 +128,7 @@ def _bytes_per_weight(profile: EngineProfile) -> float:
 
 def _layers_seconds(profile: EngineProfile) -> float:
     coefficients = profile.coefficients
-    collective_seconds = coefficients.collective_seconds if profile.cores > 1 else 0.0
+    collective_seconds = coefficients.collective_seconds if profile.devices > 1 else 0.0
     return profile.model.layers * (coefficients.layer_seconds + collective_seconds)
 
 

@@ -78,10 +78,14 @@ class ModelShape:
         total = self.parameters_billions * 1e9
         return float(total * (1 - (1 - self.active_parameters / total) ** sequences))
 
+    @property
+    def query_heads(self) -> int:
+        """Query heads of one layer."""
+        return self.attention_heads or self.hidden_size // self.head_size
+
     def query_heads_per_rank(self, tensor_parallelism: int) -> int:
         """Query heads that the busiest rank computes; heads are not split, so an uneven division leaves ranks idle."""
-        heads = self.attention_heads or self.hidden_size // self.head_size
-        return math.ceil(heads / tensor_parallelism)
+        return math.ceil(self.query_heads / tensor_parallelism)
 
     def kv_bytes_per_token(self, tensor_parallelism: int) -> float:
         """Bytes that keys and values of one token take over all ranks.

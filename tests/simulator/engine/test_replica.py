@@ -24,7 +24,7 @@ from fleetpack_simulator.engine import (
     prefill_seconds,
     step_costs,
 )
-from fleetpack_simulator.engine.performance import PICOSECONDS, context_bucket
+from fleetpack_simulator.engine.performance import PICOSECONDS, StepCosts, context_bucket
 
 GPU = Hardware(name="gpu", memory_gib=24, memory_bandwidth_gb_per_second=800, tflops_bf16=120)
 
@@ -68,7 +68,7 @@ def completions(events: list[FirstToken | Completion]) -> dict[int, Completion]:
 
 def walk_every_step(profile: EngineProfile, arrivals: list[Arrival]) -> dict[int, tuple[int, int, int]]:
     """The reference: the same server, written as one loop over steps; (admitted, first token, finish) in picoseconds."""
-    costs_of = {None: step_costs(profile)}
+    costs_of: dict[int | None, StepCosts] = {None: step_costs(profile)}
     pending = [(round(one.at_seconds * PICOSECONDS), one.request) for one in arrivals]
     clock = 0
     waiting: list[EngineRequest] = []

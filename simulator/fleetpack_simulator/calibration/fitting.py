@@ -1,0 +1,204 @@
+"""The fit: eight coefficients per chip from published rows, and what they are worth for rows that were left out.
+
+Residuals are logarithms of predicted over measured, so that a millisecond and a minute count alike, under a pseudo-Huber
+loss, so that rows which contradict their neighbours do not drag the rest. The two NeuronCore-v2 chips share six numbers and
+have their own FLOPS share and host time, which a weak tie holds together; Trainium2, of which few rows are published, starts
+from Trainium's numbers and moves away from them only as far as its rows pay for it. Only formulas are fitted: rows that ran
+a server under load or sampled on the host, models with experts, and chips of other vendors are predicted, never fitted on.
+Levenberg-Marquardt with numeric derivatives, in plain Python: a dozen unknowns do not need a library.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from fleetpack_simulator.calibration.prediction import predict
+from fleetpack_simulator.calibration.rows import DecoderWork, Load, Row
+from fleetpack_simulator.engine import Coefficients
+
+Vector = tuple[float, ...]
+
+# Errors up to some 8 % count squared, beyond it by their size: about the spread between repeated runs of the same row.
+_HUBER_WIDTH = 0.08
+# A number of Trainium2 that differs from Trainium's by a factor e costs as much as this many squared errors.
+_RELATIVE_TIE = 0.02
+# The same between Inferentia2 and Trainium 1, which have the same cores.
+_SIBLING_TIE = 0.01
+# No chip does better than its data sheet; beyond 95 % of it a share is held back.
+_LARGEST_SHARE = math.log(0.95)
+_SHARE_TIE = 10.0
+_MAXIMUM_STEPS = 40
+_DERIVATIVE_STEP = 1e-4
+
+# Where a fit starts, in round numbers; what no row tells stays there. Output: a PCIe 4.0 link of four lanes.
+_START = Coefficients(
+    weight_bandwidth_share=0.5,
+    flops_share=0.5,
+    layer_seconds=2e-5,
+    collective_seconds=1e-4,
+    position_seconds=1e-9,
+    prefill_sequence_seconds=1e-4,
+    host_seconds=1e-2,
+    output_gb_per_second=8.0,
+    projected=False,
+)
+_OWN_NUMBERS = ("flops_share", "host_seconds")
+"""What Inferentia2 and Trainium 1 do not share."""
+
+CHIPS = ("inferentia2", "trainium", "trainium2")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Numbers to fit: a start in logarithms, the coefficients that a vector stands for, and the ties that hold it."""
+
+    start: Vector
+    coefficients: Callable[[Vector], Mapping[str, Coefficients]]
+    ties: Callable[[Vector], Vector]
+    """Differences that cost; each already weighted."""
+
+
+def fit(rows: Iterable[Row]) -> dict[str, Coefficients]:
+    """Return the coefficients of each chip that the rows give."""
+    usable = [row for row in rows if _is_fitted_on(row)]
+    siblings = [row for row in usable if row.accelerator in ("inferentia2", "trainium")]
+    fitted = dict(_solve(siblings, _sibling_problem()))
+    relatives = [row for row in usable if row.accelerator == "trainium2"]
+    return fitted | dict(_solve(relatives, _relative_problem("trainium2", fitted["trainium"])))
+
+
+def _is_fitted_on(row: Row) -> bool:
+    work = row.work
+    is_formula = not isinstance(work, DecoderWork) or (
+        work.load not in (Load.OPEN, Load.CLOSED) and not work.samples_on_host
+    )
+    return is_formula and row.accelerator in CHIPS and not row.has_experts
+
+
+def _sibling_problem() -> Problem:
+    shared = [name for name in Coefficients.names() if name not in _OWN_NUMBERS]
+    count = len(shared)
+
+    def coefficients(vector: Vector) -> Mapping[str, Coefficients]:
+        common = dict(zip(shared, map(math.exp, vector), strict=False))
+        first = dict(zip(_OWN_NUMBERS, map(math.exp, vector[count : count + 2]), strict=True))
+        second = dict(zip(_OWN_NUMBERS, map(math.exp, vector[count + 2 :]), strict=True))
+        return {
+            "inferentia2": Coefficients(projected=False, **common, **first),
+            "trainium": Coefficients(projected=False, **common, **second),
+        }
+
+    def ties(vector: Vector) -> Vector:
+        weight = math.sqrt(_SIBLING_TIE)
+        return tuple(weight * (vector[count + index] - vector[count + 2 + index]) for index in range(2))
+
+    names = [*shared, *_OWN_NUMBERS, *_OWN_NUMBERS]
+    start = tuple(math.log(getattr(_START, name)) for name in names)
+    return Problem(start=start, coefficients=coefficients, ties=ties)
+
+
+def _relative_problem(chip: str, relative: Coefficients) -> Problem:
+    start = tuple(math.log(getattr(relative, name)) for name in Coefficients.names())
+
+    def coefficients(vector: Vector) -> Mapping[str, Coefficients]:
+        numbers = dict(zip(Coefficients.names(), map(math.exp, vector), strict=True))
+        return {chip: Coefficients(projected=False, **numbers)}
+
+    def ties(vector: Vector) -> Vector:
+        weight = math.sqrt(_RELATIVE_TIE)
+        kept = tuple(weight * (value - first) for value, first in zip(vector, start, strict=True))
+        shares = (value for name, value in zip(Coefficients.names(), vector, strict=True) if name.endswith("_share"))
+        return (*kept, *(_SHARE_TIE * max(0.0, value - _LARGEST_SHARE) for value in shares))
+
+    return Problem(start=start, coefficients=coefficients, ties=ties)
+
+
+def _residuals(rows: Sequence[Row], coefficients: Mapping[str, Coefficients]) -> Vector:
+    residuals: list[float] = []
+    for row in rows:
+        predicted = predict(row, coefficients[row.accelerator])
+        residuals += [
+            math.log(predicted[figure] / measured)
+            for figure, measured in row.figures
+            if figure.is_counted and figure in predicted
+        ]
+    return tuple(residuals)
+
+
+def _solve(rows: Sequence[Row], problem: Problem) -> Mapping[str, Coefficients]:
+    """Minimise the pseudo-Huber loss of the rows plus the squared ties, by damped and reweighted least squares."""
+
+    def losses(vector: Vector) -> tuple[Vector, Vector, float]:
+        errors, ties = _residuals(rows, problem.coefficients(vector)), problem.ties(vector)
+        loss = sum(2 * _HUBER_WIDTH**2 * (math.hypot(1, error / _HUBER_WIDTH) - 1) for error in errors)
+        return errors, ties, loss + sum(tie**2 for tie in ties)
+
+    vector = problem.start
+    damping = 1e-2
+    errors, ties, loss = losses(vector)
+    for _ in range(_MAXIMUM_STEPS):
+        weights = [1 / math.hypot(1, error / _HUBER_WIDTH) for error in errors] + [1.0] * len(ties)
+        values = (*errors, *ties)
+        slopes: list[Vector] = []
+        for index in range(len(vector)):
+            moved = (*vector[:index], vector[index] + _DERIVATIVE_STEP, *vector[index + 1 :])
+            moved_errors, moved_ties, _ = losses(moved)
+            slopes.append(
+                tuple(
+                    (after - before) / _DERIVATIVE_STEP
+                    for after, before in zip((*moved_errors, *moved_ties), values, strict=True)
+                )
+            )
+        normal, gradient = _normal_equations(slopes, values, weights)
+        gain = 0.0
+        for _ in range(8):
+            step = _solve_linear(_damped(normal, damping), [-value for value in gradient])
+            candidate = tuple(value + max(-0.7, min(0.7, change)) for value, change in zip(vector, step, strict=True))
+            outcome = losses(candidate)
+            if outcome[2] < loss:
+                gain = loss - outcome[2]
+                vector, (errors, ties, loss) = candidate, outcome
+                damping = max(damping / 5, 1e-6)
+                break
+            damping *= 5
+        if gain < 1e-7:
+            break
+    return problem.coefficients(vector)
+
+
+def _normal_equations(
+    slopes: Sequence[Vector], values: Vector, weights: Sequence[float]
+) -> tuple[list[list[float]], list[float]]:
+    weighted = [[weight * one for weight, one in zip(weights, slope, strict=True)] for slope in slopes]
+    normal = [
+        [sum(left * right for left, right in zip(one, other, strict=True)) for other in slopes] for one in weighted
+    ]
+    gradient = [sum(left * right for left, right in zip(one, values, strict=True)) for one in weighted]
+    return normal, gradient
+
+
+def _damped(matrix: Sequence[Sequence[float]], damping: float) -> list[list[float]]:
+    # The constant keeps a number that no row depends on where it is.
+    return [
+        [value + (damping * value + 1e-6 if row == column else 0.0) for column, value in enumerate(line)]
+        for row, line in enumerate(matrix)
+    ]
+
+
+def _solve_linear(matrix: Sequence[Sequence[float]], right: Sequence[float]) -> list[float]:
+    """Gaussian elimination with partial pivoting."""
+    size = len(right)
+    lines = [[*line, value] for line, value in zip(matrix, right, strict=True)]
+    for column in range(size):
+        pivot = max(range(column, size), key=lambda index: abs(lines[index][column]))
+        lines[column], lines[pivot] = lines[pivot], lines[column]
+        for index in range(column + 1, size):
+            factor = lines[index][column] / lines[column][column]
+            lines[index] = [value - factor * above for value, above in zip(lines[index], lines[column], strict=True)]
+    solution = [0.0] * size
+    for index in reversed(range(size)):
+        known = sum(lines[index][column] * solution[column] for column in range(index + 1, size))
+        solution[index] = (lines[index][size] - known) / lines[index][index]
+    return solution
