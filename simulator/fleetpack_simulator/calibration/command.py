@@ -13,7 +13,7 @@ import yaml
 from rich.console import Console
 
 from fleetpack_simulator.calibration.fitting import fit
-from fleetpack_simulator.calibration.report import calibrate, print_report
+from fleetpack_simulator.calibration.report import calibrate, markdown_tables, print_report
 from fleetpack_simulator.calibration.rows import RowsError, packaged_rows, read_rows
 from fleetpack_simulator.engine import Coefficients
 
@@ -28,12 +28,13 @@ _TABLE_WIDTH = 140
     help="YAML file of measurements; default: the published rows that came with the package.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@click.option("--markdown", is_flag=True, help="Print the tables of docs/fidelity.md.")
 @click.option(
     "--refit",
     is_flag=True,
     help="Print the coefficients that a fit on the packaged rows gives, as YAML for engine/coefficients.yaml.",
 )
-def calibrate_command(rows_path: Path | None, as_json: bool, refit: bool) -> None:
+def calibrate_command(rows_path: Path | None, as_json: bool, markdown: bool, refit: bool) -> None:
     """Compare the engine's predictions with published measurements."""
     fitted_on = packaged_rows()
     if refit:
@@ -46,6 +47,9 @@ def calibrate_command(rows_path: Path | None, as_json: bool, refit: bool) -> Non
     report = calibrate(rows, fitted_on)
     if as_json:
         click.echo(json.dumps(report.to_json(), indent=2))
+        return
+    if markdown:
+        click.echo(markdown_tables(report), nl=False)
         return
     console = Console()
     # Without a terminal there is no width to obey, and a table that is cut tells nothing.

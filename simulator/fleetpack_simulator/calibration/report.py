@@ -196,6 +196,39 @@ def print_report(report: CalibrationReport, console: Console) -> None:
         console.print(f"not predicted: {skipped.model} on {skipped.instance_type or 'no instance'}: {skipped.reason}")
 
 
+def markdown_tables(report: CalibrationReport) -> str:
+    """Return the tables of docs/fidelity.md: what left-out rows say, and each row with its counted figures."""
+    lines = [
+        "| left out | figures | median | 90th percentile |",
+        "|---|--:|--:|--:|",
+        _markdown_summary(report.total, "nothing"),
+    ]
+    for left_out in report.left_out:
+        lines.append(_markdown_summary(left_out.total, f"**each {left_out.by}**"))
+        lines += [_markdown_summary(part, part.name) for part in left_out.parts]
+    kinds = (Figure.TTFT, Figure.TPOT, Figure.LATENCY, Figure.OUTPUT_TOKENS)
+    lines += ["", "| model | instance type | batch | load | TTFT ms | TPOT ms | latency ms | tokens/s |"]
+    lines.append("|---|---|--:|---|---|---|---|---|")
+    rows: dict[int, list[Comparison]] = {}
+    for one in report.comparisons:
+        rows.setdefault(one.row.number, []).append(one)
+    for members in rows.values():
+        model, instance_type, batch, load = _cells(members[0])[:4]
+        figures = {one.figure: _markdown_figure(one) for one in members}
+        shown = " | ".join(figures.get(kind, "") for kind in kinds)
+        lines.append(f"| {model} | {instance_type} | {batch} | {load} | {shown} |")
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_summary(one: Summary, name: str) -> str:
+    return f"| {name} | {one.figures} | {one.median_abs_error:.1%} | {one.p90_abs_error:.1%} |"
+
+
+def _markdown_figure(one: Comparison) -> str:
+    measured, predicted, error = _cells(one)[-3:]
+    return f"{measured} / {predicted} ({error})"
+
+
 def _cells(one: Comparison) -> tuple[str, ...]:
     work = one.row.work
     prompt_tokens, output_tokens = getattr(work, "prompt_tokens", None), getattr(work, "output_tokens", None)

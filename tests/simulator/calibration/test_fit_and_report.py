@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from fleetpack_simulator.calibration.command import coefficients_yaml
 from fleetpack_simulator.calibration.fitting import CHIPS, fit
 from fleetpack_simulator.calibration.prediction import predict
-from fleetpack_simulator.calibration.report import CalibrationReport, calibrate
+from fleetpack_simulator.calibration.report import CalibrationReport, calibrate, markdown_tables
 from fleetpack_simulator.calibration.rows import Figure, Load, Row, RowSet, packaged_rows, rows_of
 from fleetpack_simulator.cli import main
 from fleetpack_simulator.engine import Coefficients, coefficients_for
@@ -49,6 +49,14 @@ def test_should_ship_the_coefficients_that_the_fit_gives() -> None:
     for chip in CHIPS:
         shipped = coefficients_for(hardware_of(chip))
         assert fitted[chip] == pytest.approx({name: getattr(shipped, name) for name in Coefficients.names()}, rel=0.01)
+
+
+def test_should_show_in_the_docs_what_it_prints(report: CalibrationReport) -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "fidelity.md").read_text(encoding="utf-8")
+
+    assert markdown_tables(report) in page, (
+        "put the output of `fleetpack-sim calibrate --markdown` into docs/fidelity.md"
+    )
 
 
 def test_should_have_at_most_eight_numbers_per_chip() -> None:
