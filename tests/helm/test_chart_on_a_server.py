@@ -85,12 +85,30 @@ def test_should_notice_a_field_that_no_schema_has(admin: ApiClient, tmp_path: Pa
 
 def test_should_run_where_only_restricted_pods_may(cluster, admin: ApiClient, namespace: str) -> None:
     cluster.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
-    [deployment] = [own for own in rendered(namespace) if own["kind"] == "Deployment"]
-    template = deployment["spec"]["template"]
-    spec = {**template["spec"], "serviceAccountName": "default"}
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "operator"}, "spec": spec}
-    created = admin.create(f"/api/v1/namespaces/{namespace}/pods?dryRun=All", pod)
-    assert created["metadata"]["name"] == "operator"
+    manifests = rendered(namespace)
+    operator = chart.the(manifests, "Deployment")["spec"]["template"]["spec"]
+    for name, spec in (("operator", operator), ("test", chart.the(manifests, "Pod")["spec"])):
+        created = admin.create(f"/api/v1/namespaces/{namespace}/pods?dryRun=All", pod(name, spec))
+        assert created["metadata"]["name"] == name
+
+
+def test_should_need_a_privileged_namespace_for_the_device_plugin_alone(
+    cluster, admin: ApiClient, namespace: str
+) -> None:
+    plugin = chart.the(rendered(namespace, "devicePlugin.enabled=true"), "DaemonSet")["spec"]["template"]["spec"]
+    path, body = f"/api/v1/namespaces/{namespace}/pods?dryRun=All", pod("plugin", plugin)
+    cluster.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=baseline")
+    # Folders of the node are all that keeps it from running under the baseline standard.
+    with pytest.raises(ApiError, match=r'violates PodSecurity "baseline:latest": hostPath volumes \(volumes [^)]*\)$'):
+        admin.create(path, body)
+    cluster.kubectl("label", "namespace", namespace, "--overwrite", "pod-security.kubernetes.io/enforce=privileged")
+    assert admin.create(path, body)["metadata"]["name"] == "plugin"
+
+
+def pod(name: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """A Pod of a template, under an account that every namespace has."""
+    spec = {**spec, "serviceAccountName": "default"}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
 
 
 @pytest.mark.parametrize(
