@@ -50,6 +50,7 @@ class _Operator:
 
     def __init__(self, settings: Settings, client: KubernetesClient, metrics: FleetMetrics) -> None:
         self.metrics = metrics
+        self.shown = MetricsObserver(metrics)
         self.trigger = Trigger()
         self.client = client
         self.caches = Caches(client, self.trigger.pull)
@@ -90,7 +91,7 @@ class _Operator:
                     teller=operator.teller,
                     is_leading=lambda: operator.elector.is_leading,
                     clock=time.time,
-                    observer=_observer(settings, metrics),
+                    observer=_observer(settings, operator.shown),
                 )
                 async with serve_telemetry(
                     metrics.registry,
@@ -174,8 +175,8 @@ class _Operator:
     def _on_stopped_leading(self) -> None:
         _logger.warning("this process no longer holds the Lease: it watches")
         self.metrics.show_leader(False)
+        self.shown.forget()
 
 
-def _observer(settings: Settings, metrics: FleetMetrics) -> Observer:
-    shown = MetricsObserver(metrics)
+def _observer(settings: Settings, shown: MetricsObserver) -> Observer:
     return PassRecorder(settings.record_file, shown) if settings.record_file is not None else shown

@@ -47,6 +47,15 @@ class MetricsObserver(Observer):
             self._metrics.forget_pool(gone)
         self._pools = pools
 
+    def forget(self) -> None:
+        """Take away what only the Lease holder knows: a standby that showed its last numbers would show an older truth."""
+        for subject in self._known:
+            if not subject.startswith("pool/"):
+                self._metrics.forget_deployment(subject)
+        for pool in self._pools:
+            self._metrics.forget_pool(pool)
+        self._known, self._pools = {}, set()
+
     def acted(self, result: ActionResult) -> None:
         """Count an action."""
         self._metrics.count_action(type(result.action).__name__, result.outcome)
