@@ -146,6 +146,8 @@ class Stage:
     def _clear(self) -> None:
         path = f"/apis/fleetpack.dev/v1alpha1/namespaces/{self.fleet.namespace}/inferencedeployments"
         self.fleet.admin.delete(path)
+        # A young controller manager learns of new kinds each 30 s, and collects no garbage of theirs before.
+        self.fleet.admin.delete(f"/api/v1/namespaces/{self.fleet.namespace}/pods", {"gracePeriodSeconds": 0})
         self.fleet.until(lambda: not self.fleet.pods(), "the end of all Pods", limit_seconds=30.0)
 
 

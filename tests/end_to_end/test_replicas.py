@@ -265,8 +265,9 @@ def test_should_leave_nothing_behind_of_a_deployment_that_is_deleted(
     fleet.delete("chat")
     fleet.delete("front")
 
-    fleet.until(lambda: not fleet.pods(), "the end of all Pods")
-    fleet.until(lambda: not fleet.admin.get(services)["items"], "the end of the Service")
+    # A young controller manager learns of new kinds each 30 s, and collects no garbage of theirs before.
+    fleet.until(lambda: not fleet.pods(), "the end of all Pods", limit_seconds=60.0)
+    fleet.until(lambda: not fleet.admin.get(services)["items"], "the end of the Service", limit_seconds=60.0)
     series = f'deployment="{fleet.namespace}/'
     fleet.until(lambda: series not in operator.metrics(), "the end of the metrics series")
     assert sorted(fleet.witness.created(fleet.namespace)) == ["chat-tp2-0", "chat-tp2-1"]

@@ -11,8 +11,10 @@ import contextlib
 import http.server
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fault_proxy import FaultProxy
 
@@ -59,18 +61,37 @@ class Queue:
         self._thread.join(timeout=5.0)
 
 
+@dataclass(slots=True)
+class ThreadedProxy(FaultProxy):
+    """A fault proxy in a thread; `inject`, `heal` and `on_write` may be called from another."""
+
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
+
+    @contextlib.contextmanager
+    def outage(self) -> Iterator[None]:
+        """Cut every connection and refuse new ones while the block runs."""
+        self.wait_for(self.stop())
+        try:
+            yield
+        finally:
+            self.wait_for(self.start())
+
+    def wait_for(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a piece of work in the proxy's thread and wait for its end."""
+        asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout=20.0)
+
+
 @contextlib.contextmanager
-def proxy_running(kubeconfig: Path) -> Iterator[FaultProxy]:
-    """Run a fault proxy in a thread; `inject`, `heal` and `on_write` may be called from here."""
-    loop = asyncio.new_event_loop()
-    proxy = FaultProxy(kubeconfig)
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
+def proxy_running(kubeconfig: Path) -> Iterator[ThreadedProxy]:
+    """Run a fault proxy in a thread of its own."""
+    proxy = ThreadedProxy(kubeconfig)
+    thread = threading.Thread(target=proxy.loop.run_forever, daemon=True)
     thread.start()
     try:
-        asyncio.run_coroutine_threadsafe(proxy.start(), loop).result(timeout=20.0)
+        proxy.wait_for(proxy.start())
         yield proxy
     finally:
-        asyncio.run_coroutine_threadsafe(proxy.stop(), loop).result(timeout=20.0)
-        loop.call_soon_threadsafe(loop.stop)
+        proxy.wait_for(proxy.stop())
+        proxy.loop.call_soon_threadsafe(proxy.loop.stop)
         thread.join(timeout=10.0)
-        loop.close()
+        proxy.loop.close()
