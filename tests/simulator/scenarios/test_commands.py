@@ -1,0 +1,87 @@
+"""`fleetpack-sim run` and `swarm`, as a person calls them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from fleetpack_simulator.cli import main
+from fleetpack_simulator.scenarios import play_seed, summarize
+from fleetpack_simulator.scenarios.summary import changes_of
+from fleetpack_simulator.world import simulate
+from fleetpack_simulator.world.simulation import Point
+from scenario_files import write
+from worlds import model, requests, world
+
+ROOT = Path(__file__).resolve().parents[3]
+SHORT = "duration: 2m\nloads: {chat: {generator: constant, options: {ratePerSecond: 2}}}\nstartup: {chat: 5s}"
+
+
+def test_should_print_a_table_and_write_everything_as_json(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    result = CliRunner().invoke(main, ["run", str(write(tmp_path, SHORT)), "--json", str(out), "--decisions"])
+    assert result.exit_code == 0, result.output
+    assert "NodeNeeded: launch a inf2.24xlarge" in result.output
+    assert "time to first token p50 / p95 / p99" in result.output
+    content = json.loads(out.read_text())
+    (own,) = content["models"]
+    assert own["requests"] == own["completed"] > 100
+    assert content["placements"][0]["cores"] == "0-1"
+    assert len(content["series"]["default/chat"]) == content["plans"]
+
+
+def test_should_write_the_same_bytes_twice(tmp_path: Path) -> None:
+    path, texts = write(tmp_path, SHORT), []
+    for name in ("a.json", "b.json"):
+        CliRunner().invoke(main, ["run", str(path), "--json", str(tmp_path / name)])
+        texts.append((tmp_path / name).read_bytes())
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [(["--policy", "guess"], "policy 'guess' is not known"), (["--seed", "x"], "not a valid integer")],
+)
+def test_should_refuse_wrong_usage(tmp_path: Path, arguments: list[str], told: str) -> None:
+    result = CliRunner().invoke(main, ["run", str(write(tmp_path, SHORT)), *arguments])
+    assert (result.exit_code, told in result.output) == (2, True)
+
+
+def test_should_pass_some_seeds_of_the_swarm() -> None:
+    result = CliRunner().invoke(main, ["swarm", "--seeds", "8"])
+    assert (result.exit_code, "8 of 8 seeds passed" in result.output) == (0, True)
+
+
+def test_should_replay_a_seed_with_its_decisions() -> None:
+    result = CliRunner().invoke(main, ["swarm", "--seed", "3"])
+    assert "seed 3: passed" in result.output
+    assert "replicas" in result.output
+
+
+def test_should_remember_writes_while_watches_are_silent() -> None:
+    # Forgotten after ten seconds, a Pod that was there gave its cores to another model's replica.
+    assert play_seed(575).violations == []
+
+
+def test_should_sum_up_what_users_saw_and_what_was_paid() -> None:
+    result = simulate(world(model(requests(1.0, 60.0, start_seconds=20.0)), tail_seconds=0.0))
+    (own,) = summarize(result, scenario="s", policy="p").models
+    assert (own.requests, own.completed, own.in_objective, own.objective_kept) == (60, 60, 1.0, True)
+    assert own.replica_hours == pytest.approx(120.0 / 3600, rel=0.01)
+    assert own.usd_per_million_requests == pytest.approx(own.usd / 60 * 1e6)
+
+
+def test_should_count_a_change_that_is_turned_back_within_five_minutes_as_an_oscillation() -> None:
+    wanted = [(0, 1), (10, 3), (20, 3), (100, 2), (500, 4), (510, 5)]
+    series = [
+        Point(at_seconds=at, desired=desired, live=0, ready=0, waiting=0, running=0, usd_per_hour=0.0)
+        for at, desired in wanted
+    ]
+    assert changes_of(series) == (4, 1)
+
+
+def test_should_have_five_examples() -> None:
+    assert len(list((ROOT / "examples" / "scenarios").glob("*.yaml"))) >= 5

@@ -1,0 +1,119 @@
+"""Scenario files, as read."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from fleetpack_simulator.scenarios import ScenarioError, load_scenario
+from fleetpack_simulator.scenarios.loading import scaled
+from fleetpack_simulator.workload import Request
+from fleetpack_simulator.world import Fault, FaultKind
+from scenario_files import MANIFESTS, write
+
+ROOT = Path(__file__).resolve().parents[3]
+EXAMPLES = sorted((ROOT / "examples" / "scenarios").glob("*.yaml"))
+
+
+def test_should_take_engine_objective_and_start_from_the_manifest(tmp_path: Path) -> None:
+    setting = load_scenario(write(tmp_path, "duration: 1m")).setting
+    (own,) = setting.models
+    engine = own.engines["tp2"]
+    assert (engine.maximum_batch, engine.window_tokens, engine.cores) == (8, 2048, 2)
+    assert (own.objective_ttft_seconds, own.objective_percentile, own.startup_seconds) == (1.5, 90, {"tp2": 90.0})
+    assert (setting.boots["ring"].delay_seconds, setting.boots["ring"].failure_rate) == (7.0, 0.25)
+
+
+def test_should_let_the_environment_of_the_container_win_over_the_model(tmp_path: Path) -> None:
+    env = 'image: "example.com/x:1", env: [{name: FLEETPACK_ENGINE_MAX_BATCH, value: "3"}]'
+    manifests = MANIFESTS.replace('image: "example.com/x:1"', env)
+    (own,) = load_scenario(write(tmp_path, "duration: 1m", manifests)).setting.models
+    assert own.engines["tp2"].maximum_batch == 3
+
+
+def test_should_read_a_trace_with_its_start_speed_and_length(tmp_path: Path) -> None:
+    rows = "".join(f"{second},10,5\n" for second in range(100))
+    (tmp_path / "trace.csv").write_text("arrival_s,prompt_tokens,output_tokens\n" + rows, encoding="utf-8")
+    text = "loads: {chat: {file: trace.csv, start: 20s, speed: 2, duration: 10s, at: 5s}}\nduration: 1m"
+    (own,) = load_scenario(write(tmp_path, text)).setting.models
+    arrivals = [request.arrival_seconds for request in own.load]
+    assert (len(arrivals), arrivals[0], arrivals[1], arrivals[-1]) == (20, 5.0, 5.5, 14.5)
+
+
+def test_should_add_up_the_loads_of_a_list(tmp_path: Path) -> None:
+    one = "{generator: constant, options: {ratePerSecond: 2}, duration: 10s, at: %s}"
+    text = f"loads: {{chat: [{one % '0s'}, {one % '30s'}]}}\nduration: 1m"
+    (own,) = load_scenario(write(tmp_path, text)).setting.models
+    arrivals = [request.arrival_seconds for request in own.load]
+    assert (
+        arrivals == sorted(arrivals),
+        sum(at < 10 for at in arrivals) > 10,
+        sum(at > 30 for at in arrivals) > 10,
+    ) == (
+        True,
+        True,
+        True,
+    )
+
+
+def test_should_draw_another_load_from_another_seed(tmp_path: Path) -> None:
+    path = write(tmp_path, "loads: {chat: {generator: constant}}\nduration: 1m\nseed: 1")
+    first, again, other = (load_scenario(path, seed=seed).setting.models[0].load for seed in (None, 1, 2))
+    assert (first == again, first == other) == (True, False)
+
+
+@pytest.mark.parametrize(("scale", "least", "most"), [(0.25, 200, 300), (2.5, 2400, 2600)])
+def test_should_scale_a_load_by_its_number_of_requests(scale: float, least: int, most: int) -> None:
+    load = tuple(Request(arrival_seconds=float(index), prompt_tokens=1, output_tokens=1) for index in range(1000))
+    found = scaled(load, scale, random.Random(3))
+    assert least <= len(found) <= most
+    assert [one.arrival_seconds for one in found] == sorted(one.arrival_seconds for one in found)
+
+
+def test_should_read_faults_with_go_durations(tmp_path: Path) -> None:
+    text = "duration: 1m\nfaults: [{kind: slow-api, at: 1m30s, duration: 2m, delay: 500ms, share: 0.5}]"
+    assert load_scenario(write(tmp_path, text)).setting.faults == (
+        Fault(kind=FaultKind.SLOW_API, at_seconds=90.0, duration_seconds=120.0, seconds=0.5, share=0.5),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("durations: 1m", "durations is not known"),
+        ("loads: {other: {generator: constant}}", "default/other: no InferenceDeployment of that name"),
+        ("loads: {chat: {generator: sawtooth}}", "'sawtooth' is not known"),
+        ("loads: {chat: {generator: constant, options: {rate: 3}}}", "options.rate is not known"),
+        ("loads: {chat: {file: none.csv}}", "none.csv: cannot be read"),
+        ("loads: {chat: {speed: 2}}", "exactly one of file and generator"),
+        ("duration: soon", "a duration such as"),
+        ("faults: [{kind: earthquake}]", "'earthquake' is not a valid FaultKind"),
+        ("faults: [{kind: metrics-late, at: 1s}]", "it needs a duration"),
+        ("nodes: [{pool: other, instanceType: inf2.24xlarge}]", "pool 'other' has no manifest; there are ring"),
+        ("nodes: [{pool: ring, instanceType: inf9.huge}]", "'inf9.huge' is in neither the catalog nor pool ring"),
+        ("delays: {coffee: 3s}", "delays.coffee is not known"),
+    ],
+)
+def test_should_refuse_what_cannot_be_played_and_say_why(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(ScenarioError) as error:
+        load_scenario(write(tmp_path, text))
+    assert told in str(error.value)
+
+
+def test_should_say_which_model_is_not_described_well_enough(tmp_path: Path) -> None:
+    manifests = MANIFESTS.replace("parametersBillions: 1.24, ", "")
+    with pytest.raises(ScenarioError, match=r"default/chat, variant tp2: .*PARAMETERS_BILLIONS is not set"):
+        load_scenario(write(tmp_path, "duration: 1m", manifests))
+
+
+def test_should_name_the_field_of_a_bad_manifest(tmp_path: Path) -> None:
+    with pytest.raises(ScenarioError, match="InferenceDeployment chat"):
+        load_scenario(write(tmp_path, "duration: 1m", MANIFESTS.replace("cores: 2", "cores: 0")))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_should_read_every_example(path: Path) -> None:
+    setting = load_scenario(path).setting
+    assert any(model.load for model in setting.models)
