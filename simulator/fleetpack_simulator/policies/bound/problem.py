@@ -1,0 +1,151 @@
+"""What the bound is computed from: work that arrives, and what a replica costs.
+
+`engine_work` says how long a replica must at least be busy for one request, whatever batch it is in; `problem_of` makes the
+problem of one model of a world. Models with several variants are measured in USD: each request at the variant where its work
+costs least. A model without an objective, or without a price, has no bound: `BoundError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fleetpack_simulator.engine import EngineProfile, prefill_seconds, step_costs
+from fleetpack_simulator.engine.performance import PICOSECONDS, StepCosts
+from fleetpack_simulator.world.setting import ModelSetting, WorldSetting
+
+Memo = dict[int, tuple[float, StepCosts]]
+"""Prefill seconds and step costs by prompt tokens."""
+
+
+class BoundError(ValueError):
+    """There is no bound for what was asked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """One request, as work for replicas."""
+
+    arrival_seconds: float
+    urgent_seconds: float
+    """Busy time of a replica until the first token; has to be done within the objective."""
+    later_seconds: float
+    """Busy time for all that follows; has to be done by the end."""
+    residence_seconds: float
+    """Least time from the start of the prefill to the last token, all of which the request takes one place in a batch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoundProblem:
+    """The least that must be paid so that a share of requests is in the objective."""
+
+    work: tuple[Work, ...]
+    unservable: int = 0
+    """Requests that count but that nobody can serve."""
+    share: float
+    """Of all requests, in the objective."""
+    objective_seconds: float
+    """From arrival to the first token."""
+    place_share: float
+    """What one place in a batch is of a replica: one over the largest batch."""
+    start_seconds: float
+    """From when a replica is paid until it serves."""
+    replica_usd_per_hour: float
+    end_seconds: float
+    """Nothing is served or paid after it."""
+    whole_replicas: bool = True
+    """Whether replicas cannot be divided; False where work of several variants is measured in money."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.share <= 1.0:
+            raise BoundError(f"bound: share is {self.share}, it must be from 0 to 1")
+        if self.objective_seconds <= 0 or self.end_seconds <= 0:
+            raise BoundError("bound: objective_seconds and end_seconds must be above 0")
+
+
+def engine_work(
+    profile: EngineProfile, prompt_tokens: int, output_tokens: int, memo: Memo | None = None
+) -> tuple[float, float, float] | None:
+    """Return the least busy seconds for the first token and for the rest, and the least residence; None: the window is too short.
+
+    A prefill has the replica for itself. A decode step at batch b costs fixed + b · sequence + contexts · token; the part of
+    one request is least at the largest batch, where it bears fixed / batch, its own sequence and its own context, and the step
+    is shortest for a request that is alone. On static shapes a step costs the whole compiled batch at the bucket of the longest
+    context, which is at least the request's own.
+    """
+    room = profile.window_tokens - prompt_tokens
+    if room < 1:
+        return None
+    memo = {} if memo is None else memo
+    if prompt_tokens not in memo:
+        memo[prompt_tokens] = (prefill_seconds(profile, prompt_tokens), step_costs(profile, prompt_tokens + 1))
+    prefill, costs = memo[prompt_tokens]
+    steps = min(output_tokens, room) - 1
+    fixed = steps * costs.fixed_picoseconds / PICOSECONDS
+    contexts = steps * (prompt_tokens + 1) + steps * (steps - 1) / 2
+    own = (steps * costs.sequence_picoseconds + contexts * costs.context_token_picoseconds) / PICOSECONDS
+    return prefill, fixed / profile.maximum_batch + own, prefill + fixed + own
+
+
+def problem_of(setting: WorldSetting, deployment: str, *, share: float, end_seconds: float) -> BoundProblem:
+    """Return the problem of one model: the share of requests that a run kept in the objective, and when it ended."""
+    model = next((one for one in setting.models if one.deployment.key == deployment), None)
+    if model is None:
+        raise BoundError(f"bound: {deployment}: no model of that name in the scenario")
+    if model.objective_ttft_seconds is None:
+        raise BoundError(f"bound: {deployment}: it has no objective of time to first token; give it one")
+    prices = variant_prices(setting, model)
+    several = len(prices) > 1
+    memos: dict[str, Memo] = {name: {} for name in prices}
+    work, unservable = [], 0
+    for request in model.load:
+        # Measured in hours of a replica that costs 1 USD per hour where there are several variants.
+        choices = [
+            (parts[0] * (price if several else 1.0), parts[1] * (price if several else 1.0), parts[2])
+            for name, price in prices.items()
+            for parts in [engine_work(model.engines[name], request.prompt_tokens, request.output_tokens, memos[name])]
+            if parts is not None
+        ]
+        if not choices:
+            unservable += 1
+            continue
+        work.append(
+            Work(
+                arrival_seconds=model.load_start_seconds + request.arrival_seconds,
+                urgent_seconds=min(choice[0] for choice in choices),
+                later_seconds=min(choice[1] for choice in choices),
+                residence_seconds=min(choice[2] for choice in choices),
+            )
+        )
+    return BoundProblem(
+        work=tuple(work),
+        unservable=unservable,
+        share=share,
+        objective_seconds=model.objective_ttft_seconds,
+        place_share=min(
+            (price if several else 1.0) / model.engines[name].maximum_batch for name, price in prices.items()
+        ),
+        start_seconds=min(model.startup_seconds[name] for name in prices)
+        * (1.0 - setting.delays.startup_jitter_fraction),
+        replica_usd_per_hour=1.0 if several else next(iter(prices.values())),
+        end_seconds=end_seconds,
+        whole_replicas=not several,
+    )
+
+
+def variant_prices(setting: WorldSetting, model: ModelSetting) -> Mapping[str, float]:
+    """Return the least USD per hour that a replica of each variant can cost: its share of the cheapest machine that has it."""
+    types = [(node.instance_type, node.price_usd_per_hour) for node in setting.nodes]
+    types += [(one.instance_type, one.price_usd_per_hour) for pool in setting.pools for one in pool.offerings]
+    prices: dict[str, float] = {}
+    for variant in model.deployment.variants:
+        share = [
+            (price or 0.0) * model.engines[variant.name].cores / kind.cores
+            for kind, price in types
+            if kind.accelerator == variant.accelerator
+        ]
+        if share:
+            prices[variant.name] = min(share)
+    if not prices:
+        raise BoundError(f"bound: {model.deployment.key}: no pool has machines for any of its variants")
+    return prices
