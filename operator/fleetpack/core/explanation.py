@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from fleetpack.api.conditions import QUIET_REASONS, ConditionType, Reason
+from fleetpack.api.conditions import ConditionType, Reason
 from fleetpack.core.absent import NoData
 from fleetpack.core.assessment import Assessment
 from fleetpack.core.cores import format_cores, largest_free_range
@@ -88,7 +88,7 @@ def decide(found: Assessment, share: Placement, state: DeploymentState, now: flo
     if found.standing.waiting_for_window and after == before:
         message = f"{found.standing.waiting_for_window} replicas of an older template wait for spec.disruption.windows"
         return _decision(found, after, Reason.DISRUPTION_LIMIT, message)
-    if after > before and found.desired.reason in QUIET_REASONS:
+    if after > before and found.desired.reason in (Reason.ON_TARGET, Reason.HOLDING_STABLE, Reason.HOLDING_WINDOW_FILLING):
         # The number was decided earlier; what happens now is that the room for it is there.
         return _decision(found, after, Reason.PLACED, f"{after - before} more get their place: {found.desired.message}")
     return _decision(found, after, found.desired.reason, found.desired.message)
