@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from fleetpack.api.accelerator_pool import AcceleratorPool, AcceleratorPoolStatus
@@ -43,15 +42,6 @@ def _companions(resource: InferenceDeployment, report: DeploymentReport) -> list
     return [render_disruption_budget(resource, minimum_available), *([service] if service else [])]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Told:
-    """The last event of one deployment."""
-
-    reason: str
-    after: int
-    at: float
-
-
 class Teller:
     """Keeps status, events, Services and disruption budgets of our resources as the latest plan says."""
 
@@ -60,7 +50,8 @@ class Teller:
         self._clock = clock
         self._reporter = reporter
         self._written: dict[str, tuple[float, InferenceDeploymentStatus | AcceleratorPoolStatus]] = {}
-        self._told: dict[str, _Told] = {}
+        self._last: dict[str, tuple[str, int]] = {}
+        self._told_at: dict[tuple[str, str], float] = {}
         self._applied: dict[tuple[str, str], Manifest] = {}
 
     async def tell(
@@ -130,17 +121,17 @@ class Teller:
 
     def _is_news(self, decision: Decision, now: float) -> bool:
         """Whether people should be told: a number moved, or another obstacle holds it than the one that was told last."""
-        moved = decision.before != decision.after
-        last = self._told.get(decision.subject)
+        subject, moved = decision.subject, decision.before != decision.after
         if decision.reason in QUIET_REASONS and not moved:
-            if last is not None and now - last.at >= REPEAT_SECONDS:
-                del self._told[decision.subject]
+            # The obstacle is gone; should it come back, it is news again.
+            self._last.pop(subject, None)
             return False
-        if last is not None and last.reason == decision.reason and (not moved or last.after == decision.after):
+        if self._last.get(subject) == (decision.reason, decision.after):
             return False
-        if last is not None and not moved and now - last.at < REPEAT_SECONDS:
+        if not moved and now - self._told_at.get((subject, decision.reason), -REPEAT_SECONDS) < REPEAT_SECONDS:
             return False
-        self._told[decision.subject] = _Told(reason=decision.reason, after=decision.after, at=now)
+        self._last[subject] = (decision.reason, decision.after)
+        self._told_at[subject, decision.reason] = now
         return True
 
     async def _post_event(self, resource: InferenceDeployment, decision: Decision, now: float) -> None:
@@ -173,7 +164,8 @@ class Teller:
         alive |= {pool.metadata.uid for pool in pools.values()}
         self._written = {uid: entry for uid, entry in self._written.items() if uid in alive}
         self._applied = {key: entry for key, entry in self._applied.items() if key[0] in alive}
-        self._told = {subject: told for subject, told in self._told.items() if subject in deployments}
+        self._last = {subject: told for subject, told in self._last.items() if subject in deployments}
+        self._told_at = {key: at for key, at in self._told_at.items() if key[0] in deployments}
 
 
 def _micro_time(seconds: float) -> str:
