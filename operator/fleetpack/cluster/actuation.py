@@ -25,6 +25,8 @@ from fleetpack.cluster.errors import (
     DeliveryUnknown,
     KubernetesError,
     NotFound,
+    ServerError,
+    TooManyRequests,
     WriteFenced,
 )
 from fleetpack.cluster.rendering import render_pod, render_simulated_node
@@ -83,7 +85,8 @@ class Actuator:
                 done = isinstance(error, NotFound) and isinstance(action, DeleteReplica | RemoveNode)
                 outcome = Outcome.DONE if done else Outcome.UNKNOWN
                 return ActionResult(action=action, outcome=outcome, detail=str(error))
-            except DeliveryUnknown as error:
+            except (DeliveryUnknown, ServerError, TooManyRequests) as error:
+                # A server in trouble says nothing about what was asked for: no blame, and the wait of an unknown outcome.
                 return ActionResult(action=action, outcome=Outcome.UNKNOWN, detail=str(error))
             except (Conflict, WriteFenced, ConnectionLost) as error:
                 # A conflict means that the cache was behind: the object has changed, so the plan is made anew.

@@ -99,11 +99,14 @@ def _typical(profiles: tuple[tuple[str, ServiceProfile], ...], replicas: tuple[R
 
 
 def _count_failures(state: DeploymentState, replicas: tuple[Replica, ...], now: float) -> DeploymentState:
-    """Each failed Pod lengthens the wait before the next is created; a Pod that became ready since clears it."""
+    """Each try that ends in failed Pods lengthens the wait before the next; a Pod that became ready since clears it.
+
+    Pods that fail while the wait lasts belong to the try that began it: ten that crash together are one reason to wait, not ten.
+    """
     failed = tuple(sorted(replica.uid for replica in replicas if replica.phase is ReplicaPhase.FAILED and replica.uid))
     fresh = [uid for uid in failed if uid not in state.failed_uids]
-    if fresh:
-        failures = state.failures + len(fresh)
+    if fresh and now >= state.retry_at:
+        failures = state.failures + 1
         retry_at = now + back_off_seconds(CREATE_BACK_OFF_SECONDS, failures)
         # The API server took these Pods, so what it said of an earlier one no longer holds.
         return replace(state, failures=failures, retry_at=retry_at, refusal="", failed_uids=failed)

@@ -168,11 +168,16 @@ def learn_from_failures(state: State, issued: tuple[IssuedAction, ...], now: flo
             continue
         if isinstance(entry.action, LaunchNode):
             key = (entry.action.pool, entry.action.instance_type)
+            if key in blocked and now < blocked[key].until:
+                # Sent with the one that was refused first: the same try.
+                continue
             refusals = (blocked[key].refusals if key in blocked else 0) + 1
             until = now + back_off_seconds(LAUNCH_BACK_OFF_SECONDS, refusals)
             blocked[key] = Blocked(pool=key[0], instance_type=key[1], until=until, refusals=refusals)
         elif isinstance(entry.action, CreateReplica) and entry.action.deployment in deployments:
             before = deployments[entry.action.deployment]
+            if now < before.retry_at:
+                continue
             wait = back_off_seconds(CREATE_BACK_OFF_SECONDS, before.failures + 1)
             deployments[before.deployment] = replace(
                 before, failures=before.failures + 1, retry_at=now + wait, refusal=entry.detail
