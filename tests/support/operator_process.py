@@ -139,9 +139,9 @@ class OperatorProcess:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else ""
 
     def errors(self) -> list[str]:
-        """Return the lines of the log that tell of a bug: a traceback, an error."""
+        """Return the lines of the log that tell of a bug; kopf calls a connection that it takes up again an error, too."""
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
-        return [line for line in text.splitlines() if re.search(r"Traceback| ERROR ", line)]
+        return [line for line in text.splitlines() if re.search(r"Traceback| ERROR +fleetpack", line)]
 
     def _port(self) -> int:
         if not self.log.exists():
