@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from fleetpack.core.cores import format_cores
+from fleetpack_simulator.policies import PolicyError, build_policy
 from fleetpack_simulator.scenarios.loading import Scenario, load_scenario
 from fleetpack_simulator.scenarios.manifests import ScenarioError
 from fleetpack_simulator.scenarios.summary import ModelSummary, RunSummary, summarize
@@ -38,7 +39,7 @@ def run(
     """Play SCENARIO in virtual time with the operator's own decisions, and say what came of it."""
     try:
         scenario = load_scenario(scenario_path, seed=seed)
-        policy = policy_named(scenario.policy if policy_name is None else policy_name)
+        policy = policy_named(scenario.policy if policy_name is None else policy_name, scenario)
     except ScenarioError as error:
         raise click.UsageError(str(error)) from error
     started = time.perf_counter()
@@ -53,11 +54,14 @@ def run(
         raise SystemExit(1)
 
 
-def policy_named(name: str) -> Policy | None:
-    """Return the policy of that name; None: the operator's own, which is no `Policy`."""
-    if name != FLEETPACK:
-        raise ScenarioError(f"policy {name!r} is not known; there is {FLEETPACK}")
-    return None
+def policy_named(name: str, scenario: Scenario) -> Policy | None:
+    """Return a new policy of that name; None: the operator's own, which is no `Policy`."""
+    if name == FLEETPACK:
+        return None
+    try:
+        return build_policy(name, scenario.setting)
+    except PolicyError as error:
+        raise ScenarioError(f"{error}, and {FLEETPACK}") from error
 
 
 def play(scenario: Scenario, policy: Policy | None = None) -> RunResult:

@@ -85,3 +85,21 @@ def test_should_count_a_change_that_is_turned_back_within_five_minutes_as_an_osc
 
 def test_should_have_five_examples() -> None:
     assert len(list((ROOT / "examples" / "scenarios").glob("*.yaml"))) >= 5
+
+
+def test_should_play_a_scenario_with_a_peers_policy() -> None:
+    scenario = ROOT / "examples" / "scenarios" / "scale-to-zero.yaml"
+
+    answer = CliRunner().invoke(main, ["run", str(scenario), "--policy", "static-2"])
+
+    assert answer.exit_code in (0, 1), answer.output
+    assert "static-2" in answer.output
+
+
+def test_should_name_the_policies_there_are_when_asked_for_another() -> None:
+    scenario = ROOT / "examples" / "scenarios" / "scale-to-zero.yaml"
+
+    answer = CliRunner().invoke(main, ["run", str(scenario), "--policy", "kpa"])
+
+    assert answer.exit_code == 2
+    assert "policy 'kpa' is not known; there are static-N (any N), hpa, keda, knative" in answer.output
