@@ -37,6 +37,7 @@ check: setup ## Format, lint, types, import layers, generated files (no cluster 
 	@$(BIN)/python hack/generate_crds.py --check
 	@$(BIN)/python hack/generate_api_reference.py --check
 	@$(BIN)/python hack/generate_chart_crds.py --check
+	@$(BIN)/python hack/generate_kubelet_stubs.py --check
 	@echo "check: all good"
 
 .PHONY: test

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from fleetpack.cli.device_plugin import device_plugin
 from fleetpack.cli.replay import plan_command
 from fleetpack.settings import Settings
 
@@ -49,6 +50,7 @@ def main() -> None:
 
 
 main.add_command(plan_command)
+main.add_command(device_plugin)
 
 
 @main.group()

@@ -1,0 +1,169 @@
+"""Which cores the kubelet should take, and which it must not.
+
+`choose` answers GetPreferredAllocation. The request says how many, not for whom; the kubelet admits Pods in the order in which they
+were created, so the oldest waiting Pod of that size whose planned cores are all available is the one that is meant. Where two Pods
+of one size swap, both still get legal cores, and the truth is read back later. A Pod without a plan, or whose plan cannot be kept
+any more, gets the legal set that costs the future least and that no waiting plan needs; the kubelet is told of no set
+rather than of an illegal one, and fails the Pod with our sentence.
+
+`judge` answers Allocate: the kubelet may have chosen by itself, so whatever comes is held against the rules once more. Within
+one resource the kubelet's own accounting is the truth and is not doubted; across the two it keeps none, and this is the one place
+that does. Pure functions; every order is total.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fleetpack.catalog import InstanceType
+from fleetpack.core.cores import format_cores
+from fleetpack.core.packing.fragmentation import room_in_cores, usual_sizes
+from fleetpack.core.packing.topology import Misfit, legal_masks, shape_of
+from fleetpack.device_plugin.silicon import NeuronResource, Refusal, RefusalReason, devices_of, unit_cores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitingPod:
+    """A Pod that is bound to this node, has a plan, and holds no cores yet."""
+
+    name: str
+    """`namespace/name`."""
+    created_at: float
+    resource: NeuronResource
+    planned: int
+    """Mask of the planned cores."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreferenceRequest:
+    """One container's question."""
+
+    resource: NeuronResource
+    available: int
+    """What the kubelet may take, without what the other resource holds; includes `must_include`."""
+    must_include: int
+    """What an earlier container of the same Pod leaves behind."""
+    units: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preference:
+    """The cores to take."""
+
+    cores: int
+    planned_for: str | None
+    """The Pod that must be meant; None: a set for a Pod without a plan that can be kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllocationRequest:
+    """One container's devices as the kubelet has chosen them."""
+
+    resource: NeuronResource
+    cores: int
+    unhealthy: int
+    held_by_other_resource: int
+
+
+def choose(
+    instance_type: InstanceType, request: PreferenceRequest, waiting: tuple[WaitingPod, ...]
+) -> Preference | Refusal:
+    """Return the cores that the kubelet should take for this request."""
+    planned = planned_pod(instance_type, request, waiting)
+    if planned is not None:
+        return Preference(cores=planned.planned, planned_for=planned.name)
+    size = request.units * unit_cores(instance_type, request.resource)
+    legal = legal_masks(instance_type, size)
+    if isinstance(legal, Misfit):
+        return _unsupported(instance_type, request.resource, request.units, legal)
+    fitting = [
+        mask
+        for mask in legal
+        if mask & request.available == mask and mask & request.must_include == request.must_include
+    ]
+    if not fitting:
+        free = format_cores(request.available) or "none"
+        message = f"{request.resource}: no legal set of {size} cores is free on this {instance_type.name} (free cores: {free})"
+        return Refusal(reason=RefusalReason.NO_FREE_RANGE, message=message)
+    needed, names = _needed_by_plans(request.available, waiting)
+    spare = [mask for mask in fitting if not mask & needed]
+    if not spare:
+        message = (
+            f"{request.resource}: every free legal set of {size} cores is planned for Pods that wait on this node: "
+            f"{', '.join(names)}; the next try may succeed once they have started or are planned elsewhere"
+        )
+        return Refusal(reason=RefusalReason.PLANNED_FOR_OTHERS, message=message)
+    return Preference(cores=_least_loss(instance_type, request.available & ~needed, spare), planned_for=None)
+
+
+def planned_pod(
+    instance_type: InstanceType, request: PreferenceRequest, waiting: tuple[WaitingPod, ...]
+) -> WaitingPod | None:
+    """Return the oldest waiting Pod of the request's size whose planned cores can all be taken; None: there is none."""
+    size = request.units * unit_cores(instance_type, request.resource)
+    fitting = [
+        pod
+        for pod in waiting
+        if pod.resource is request.resource
+        and pod.planned.bit_count() == size
+        and pod.planned & request.available == pod.planned
+        and pod.planned & request.must_include == request.must_include
+        and is_legal(instance_type, pod.planned)
+    ]
+    return min(fitting, key=lambda pod: (pod.created_at, pod.name), default=None)
+
+
+def judge(instance_type: InstanceType, request: AllocationRequest) -> Refusal | None:
+    """Return why these cores cannot be given; None: they can."""
+    size = request.cores.bit_count()
+    legal = legal_masks(instance_type, size)
+    if isinstance(legal, Misfit):
+        return _unsupported(instance_type, request.resource, size // unit_cores(instance_type, request.resource), legal)
+    chosen = format_cores(request.cores)
+    if request.cores not in legal:
+        message = (
+            f"{request.resource}: cores {chosen} may not serve one container on {instance_type.name}: "
+            f"legal sets of {size} cores are {_examples(legal)}; free such a set, or let another Pod go first"
+        )
+        return Refusal(reason=RefusalReason.ILLEGAL_SET, message=message)
+    if held := request.cores & request.held_by_other_resource:
+        other = NeuronResource.DEVICE if request.resource is NeuronResource.CORE else NeuronResource.CORE
+        devices = ", ".join(f"/dev/neuron{device}" for device in devices_of(instance_type, held))
+        message = f"{request.resource}: cores {chosen} are on {devices}, which is given out through {other}"
+        return Refusal(reason=RefusalReason.HELD_BY_OTHER_RESOURCE, message=message)
+    if broken := request.cores & request.unhealthy:
+        message = f"{request.resource}: cores {format_cores(broken)} of the asked {chosen} are unhealthy"
+        return Refusal(reason=RefusalReason.UNHEALTHY, message=message)
+    return None
+
+
+def is_legal(instance_type: InstanceType, cores: int) -> bool:
+    """Whether this set may serve one replica on this machine."""
+    legal = legal_masks(instance_type, cores.bit_count())
+    return not isinstance(legal, Misfit) and cores in legal
+
+
+def _needed_by_plans(available: int, waiting: tuple[WaitingPod, ...]) -> tuple[int, tuple[str, ...]]:
+    """Return the cores of the plans that can still be kept, and whose they are; a broken plan needs nothing any more."""
+    kept = sorted((pod for pod in waiting if pod.planned & available == pod.planned), key=lambda pod: pod.name)
+    needed = 0
+    for pod in kept:
+        needed |= pod.planned
+    return needed, tuple(pod.name for pod in kept)
+
+
+def _least_loss(instance_type: InstanceType, free: int, candidates: list[int]) -> int:
+    """Return the candidate after which the most room is left for the usual sizes, the lowest start on ties."""
+    shape = shape_of(instance_type)
+    sizes = usual_sizes(shape)
+    return min(candidates, key=lambda mask: (-room_in_cores(shape, free & ~mask, sizes), mask))
+
+
+def _unsupported(instance_type: InstanceType, resource: NeuronResource, units: int, misfit: Misfit) -> Refusal:
+    message = f"{resource}: {units} asked: {misfit.message}"
+    return Refusal(reason=RefusalReason.UNSUPPORTED_SIZE, message=message)
+
+
+def _examples(legal: tuple[int, ...]) -> str:
+    shown = ", ".join(format_cores(mask) for mask in legal[:3])
+    return f"{shown} and {len(legal) - 3} more" if len(legal) > 3 else shown

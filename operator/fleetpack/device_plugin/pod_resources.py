@@ -1,0 +1,95 @@
+"""The kubelet's own list of who holds which devices (PodResources v1).
+
+One connection for each question: the kubelet may restart between two of them, and a unix socket costs nothing. Containers of other
+resources and Pods without devices are left out. Device names that this node does not have (another plugin's, or from before a change of
+the instance type) are left out too, and said once.
+
+Failure: `ReadingUnavailableError`, with the socket and what to mount.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from fleetpack.catalog import InstanceType
+from fleetpack.device_plugin.accounts import Holding, Reading
+from fleetpack.device_plugin.kubelet_api.podresources.v1 import api_pb2, api_pb2_grpc
+from fleetpack.device_plugin.plugin import ReadingUnavailableError
+from fleetpack.device_plugin.silicon import NeuronResource, Refusal, mask_of_ids
+
+_logger = logging.getLogger(__name__)
+
+READ_SECONDS = 5.0
+LIST_BYTES = 16 * 2**20
+"""The kubelet's own limit for its answers (pkg/kubelet/apis/podresources/constants.go); gRPC's default is 4 MiB."""
+
+_RESOURCES = frozenset(resource.value for resource in NeuronResource)
+
+# The service classes are generated without annotations.
+_services: Any = api_pb2_grpc
+
+
+class PodResources:
+    """Asks the kubelet of this node."""
+
+    def __init__(self, socket: Path, instance_type: InstanceType, clock: Callable[[], float]) -> None:
+        self._socket = socket
+        self._instance_type = instance_type
+        self._clock = clock
+        self._complained: set[str] = set()
+
+    async def read(self) -> Reading:
+        """Return what is given out now; raises `ReadingUnavailableError`."""
+        started_at = self._clock()
+        try:
+            async with grpc.aio.insecure_channel(
+                f"unix://{self._socket}", options=[("grpc.max_receive_message_length", LIST_BYTES)]
+            ) as channel:
+                stub = _services.PodResourcesListerStub(channel)
+                answer: api_pb2.ListPodResourcesResponse = await stub.List(
+                    api_pb2.ListPodResourcesRequest(), timeout=READ_SECONDS
+                )
+        except grpc.aio.AioRpcError as error:
+            raise ReadingUnavailableError(
+                f"cannot read who holds which devices from {self._socket}: {error.code().name}: {error.details()}; "
+                f"the kubelet's pod-resources folder must be mounted"
+            ) from error
+        names = Counter(f"{pod.namespace}/{pod.name}" for pod in answer.pod_resources)
+        return Reading(
+            started_at=started_at,
+            holdings=self._holdings(answer),
+            ambiguous=frozenset(name for name, count in names.items() if count > 1),
+        )
+
+    def _holdings(self, answer: api_pb2.ListPodResourcesResponse) -> tuple[Holding, ...]:
+        masks: dict[tuple[str, str, NeuronResource], int] = {}
+        for pod in answer.pod_resources:
+            for container in pod.containers:
+                for devices in container.devices:
+                    if devices.resource_name not in _RESOURCES:
+                        continue
+                    key = (f"{pod.namespace}/{pod.name}", container.name, NeuronResource(devices.resource_name))
+                    # With NUMA nodes told, one container has an entry for each of them.
+                    masks[key] = masks.get(key, 0) | self._mask(key[2], tuple(devices.device_ids))
+        return tuple(
+            Holding(pod=pod, container=container, resource=resource, cores=mask)
+            for (pod, container, resource), mask in sorted(masks.items())
+            if mask
+        )
+
+    def _mask(self, resource: NeuronResource, ids: tuple[str, ...]) -> int:
+        known = 0
+        for device_id in ids:
+            mask = mask_of_ids(self._instance_type, resource, (device_id,))
+            if not isinstance(mask, Refusal):
+                known |= mask
+            elif device_id not in self._complained:
+                self._complained.add(device_id)
+                _logger.warning("in the kubelet's list: %s", mask.message)
+        return known

@@ -1,0 +1,141 @@
+"""What the plugin keeps of the Pods of its node, and which of them wait for cores.
+
+A Pod waits from when it is bound until it holds cores. One that is ending, has ended or runs waits for nothing, and neither does
+one whose plan has another size than it asks for: such an annotation cannot have come from a plan. An annotation that cannot be
+read counts as none, so that nobody's typing error can hide a Pod.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fleetpack.catalog import InstanceType
+from fleetpack.cluster import names
+from fleetpack.cluster.projections import timestamp_seconds
+from fleetpack.core.cores import parse_cores
+from fleetpack.device_plugin.accounts import Holding, LivePods
+from fleetpack.device_plugin.choosing import WaitingPod
+from fleetpack.device_plugin.comparison import PlannedPod
+from fleetpack.device_plugin.silicon import NeuronResource, unit_cores
+
+_ENDED = ("Succeeded", "Failed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodePod:
+    """A Pod of this node."""
+
+    namespace: str
+    name: str
+    uid: str
+    created_at: float
+    planned: int
+    """Mask of the planned cores; 0: no plan."""
+    written: str | None
+    """The annotation with the allocated cores; None: there is none."""
+    phase: str
+    terminating: bool
+    requests: tuple[tuple[NeuronResource, int], ...]
+    """What its containers ask for, each in units of the resource; init containers that end are not among them."""
+    init_requests: bool
+    """Whether an init container that ends asks for any."""
+
+    @property
+    def key(self) -> str:
+        """`namespace/name`."""
+        return f"{self.namespace}/{self.name}"
+
+
+def project_node_pod(raw: Mapping[str, Any]) -> NodePod | None:
+    """Return the row of a Pod; None for one that asks for no Neuron cores."""
+    metadata, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
+    init_containers = spec.get("initContainers") or ()
+    sidecars = [container for container in init_containers if container.get("restartPolicy") == "Always"]
+    requests = _requests([*sidecars, *(spec.get("containers") or ())])
+    init_requests = _requests(
+        [container for container in init_containers if container.get("restartPolicy") != "Always"]
+    )
+    if not requests and not init_requests:
+        return None
+    annotations = metadata.get("annotations") or {}
+    return NodePod(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        created_at=timestamp_seconds(metadata["creationTimestamp"]),
+        planned=_cores_or_none(annotations.get(names.CORES_ANNOTATION)),
+        written=annotations.get(names.ALLOCATED_CORES_ANNOTATION),
+        phase=status.get("phase") or "Pending",
+        terminating="deletionTimestamp" in metadata,
+        requests=requests,
+        init_requests=bool(init_requests),
+    )
+
+
+def waiting_pods(
+    instance_type: InstanceType, pods: tuple[NodePod, ...], holders: frozenset[str]
+) -> tuple[WaitingPod, ...]:
+    """Return the Pods with a plan that hold no cores yet."""
+    waiting = []
+    for pod in pods:
+        if pod.phase != "Pending" or pod.terminating or not pod.planned or pod.key in holders:
+            continue
+        resource = _planned_resource(instance_type, pod)
+        if resource is not None:
+            waiting.append(WaitingPod(name=pod.key, created_at=pod.created_at, resource=resource, planned=pod.planned))
+    return tuple(waiting)
+
+
+def planned_pods(pods: tuple[NodePod, ...]) -> tuple[PlannedPod, ...]:
+    """Return what a comparison with the kubelet needs of the Pods that have not ended."""
+    return tuple(
+        PlannedPod(namespace=pod.namespace, name=pod.name, uid=pod.uid, planned=pod.planned, written=pod.written)
+        for pod in pods
+        if pod.phase not in _ENDED
+    )
+
+
+def live_pods(pods: tuple[NodePod, ...]) -> LivePods:
+    """Return which Pods may hold cores."""
+    live = [pod for pod in pods if pod.phase not in _ENDED]
+    return LivePods(names=frozenset(pod.key for pod in live), any_init_requests=any(pod.init_requests for pod in live))
+
+
+def remembered_holdings(pods: tuple[NodePod, ...]) -> tuple[Holding, ...]:
+    """Return what the annotations say that live Pods hold, for a plugin that has just started.
+
+    A Pod that asks for both resources counts for both: which cores came through which is not written down.
+    """
+    return tuple(
+        Holding(pod=pod.key, container="", resource=resource, cores=cores)
+        for pod in pods
+        if pod.phase not in _ENDED and (cores := _cores_or_none(pod.written))
+        for resource in sorted({resource for resource, _ in pod.requests})
+    )
+
+
+def _planned_resource(instance_type: InstanceType, pod: NodePod) -> NeuronResource | None:
+    for resource, units in pod.requests:
+        if units * unit_cores(instance_type, resource) == pod.planned.bit_count():
+            return resource
+    return None
+
+
+def _requests(containers: list[Mapping[str, Any]]) -> tuple[tuple[NeuronResource, int], ...]:
+    requests: list[tuple[NeuronResource, int]] = []
+    for container in containers:
+        limits = (container.get("resources") or {}).get("limits") or {}
+        # Extended resources are whole numbers, and their limits equal their requests.
+        requests.extend(
+            (resource, int(limits[resource])) for resource in NeuronResource if int(limits.get(resource) or 0)
+        )
+    return tuple(requests)
+
+
+def _cores_or_none(text: str | None) -> int:
+    try:
+        return parse_cores(text or "")
+    except ValueError:
+        return 0

@@ -1,0 +1,269 @@
+"""The device plugin's process: what is wired to what, and in which order it starts and stops.
+
+Start: which machine (flag, or the node's label), what was given out before (the kubelet's list), then serve and register. From then
+on: the kubelet's list is read every 5 s, soon after each Allocate and after each change of a Pod; health is looked at every second.
+Stop (SIGTERM): the servers end, and the kubelet counts the devices as unhealthy until the next plugin registers; Pods keep theirs.
+
+SIGUSR1 takes every device out, SIGUSR2 brings them back. Failure: what is missing at the start is said and waited for, never guessed;
+`SourceError` and a taken port end the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import signal
+import time
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
+
+import aiohttp
+
+from fleetpack.catalog import InstanceType, load_catalog
+from fleetpack.cluster.api_client import KubernetesClient
+from fleetpack.cluster.errors import Forbidden, KubernetesError, NotFound
+from fleetpack.cluster.rate_limit import RateLimit
+from fleetpack.device_plugin.health import all_cores, cores_out_by_condition, named_cores
+from fleetpack.device_plugin.kubelet_server import ResourceServer
+from fleetpack.device_plugin.metrics import PluginMetrics
+from fleetpack.device_plugin.monitor import PERIOD_SECONDS, NeuronMonitor
+from fleetpack.device_plugin.node_pods import NodePods, read_instance_type
+from fleetpack.device_plugin.plugin import DevicePlugin, Offer, ReadingUnavailableError
+from fleetpack.device_plugin.pod_resources import PodResources
+from fleetpack.device_plugin.pods import planned_pods
+from fleetpack.device_plugin.registration import Registrar
+from fleetpack.device_plugin.settings import PluginSettings, SourceKind
+from fleetpack.device_plugin.silicon import NeuronResource
+from fleetpack.device_plugin.sources import (
+    DeviceSource,
+    NeuronDevices,
+    SimulatedDevices,
+    SourceError,
+    found_devices,
+    machine_of,
+    unlisted_machine,
+)
+from fleetpack.device_plugin.truth import TruthWriter
+from fleetpack.telemetry.server import Probe, serve_telemetry
+
+_logger = logging.getLogger(__name__)
+
+READ_PERIOD_SECONDS = 5.0
+GRANTED_READ_PERIOD_SECONDS = 1.0
+"""While the kubelet's list does not show what was granted."""
+SETTLE_SECONDS = 0.1
+"""The kubelet writes down what it was granted right after our answer; changes of Pods come in groups."""
+HEALTH_PERIOD_SECONDS = 1.0
+RETRY_SECONDS = 2.0
+STALLED_SECONDS = 60.0
+"""The reader passes every few seconds, whatever fails; one that has not for this long hangs."""
+WRITES = RateLimit(requests_per_second=20.0, burst=40)
+"""Of one node: its Pods are few."""
+SIGNAL = "signal"
+FILE = "file"
+CONDITION = "node condition"
+
+
+async def run_device_plugin(settings: PluginSettings, stopping: asyncio.Event | None = None) -> None:
+    """Run one device plugin until it is told to stop."""
+    stopping = stopping or asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    async with await KubernetesClient.from_kubeconfig(settings.kubeconfig) as client:
+        finding = asyncio.create_task(find_source(settings, client), name="find the machine")
+        if not await _finishes(finding, stopping):
+            return
+        async with _Process.open(settings, client.with_writes(limit=WRITES), finding.result()) as process:
+            await process.run(stopping)
+
+
+async def find_source(settings: PluginSettings, client: KubernetesClient) -> DeviceSource:
+    """Return the node's devices; waits for the API server where only it can tell, raises `SourceError` on a contradiction."""
+    name = settings.instance_type
+    while not name:
+        try:
+            name = await read_instance_type(client, settings.node_name)
+        except (NotFound, Forbidden) as error:
+            raise SourceError(f"cannot tell the instance type of this node: {error}; set --instance-type") from error
+        except KubernetesError as error:
+            _logger.warning("cannot read node %s, trying again: %s", settings.node_name, error)
+            await asyncio.sleep(RETRY_SECONDS)
+            continue
+        if not name and not settings.cores_per_device:
+            raise SourceError(f"node {settings.node_name} has no instance type label; set --instance-type")
+        name = name or settings.node_name
+    machine = _machine(settings, name)
+    if settings.source is SourceKind.SIMULATED:
+        return SimulatedDevices(instance_type=machine, core_numbering=settings.core_numbering)
+    return NeuronDevices(
+        instance_type=machine, core_numbering=settings.core_numbering, device_folder=settings.device_folder
+    )
+
+
+def _machine(settings: PluginSettings, name: str) -> InstanceType:
+    if not settings.cores_per_device:
+        return machine_of(load_catalog(), name)
+    devices = max(found_devices(settings.device_folder), default=-1) + 1
+    return unlisted_machine(name, devices=devices, cores_per_device=settings.cores_per_device)
+
+
+class _Process:
+    """The parts of one process."""
+
+    def __init__(self, settings: PluginSettings, client: KubernetesClient, source: DeviceSource) -> None:
+        self.settings = settings
+        self.metrics = PluginMetrics()
+        self.metrics.show_machine(source.instance_type, settings.node_name)
+        self.pods = NodePods(client, settings.node_name, self._pods_changed)
+        reader = PodResources(settings.pod_resources_socket, source.instance_type, time.monotonic)
+        resources = (NeuronResource.CORE, NeuronResource.DEVICE) if settings.whole_devices else (NeuronResource.CORE,)
+        self.plugin = DevicePlugin(
+            source,
+            Offer(resources=resources, with_numa=settings.with_numa),
+            pods=self.pods,
+            read=reader.read,
+            clock=time.monotonic,
+            metrics=self.metrics,
+        )
+        self.truth = TruthWriter(client, settings.node_name, self.metrics)
+        servers = tuple(ResourceServer(self.plugin, resource, settings.plugin_folder) for resource in resources)
+        self.registrar = Registrar(servers, settings.plugin_folder, self.metrics)
+        self.monitor = NeuronMonitor(lambda: self.plugin.accounts.shown)
+        self.metrics.registry.register(self.monitor)
+        self._read_at = time.monotonic()
+        self._file_error = ""
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(
+        cls, settings: PluginSettings, client: KubernetesClient, source: DeviceSource
+    ) -> AsyncIterator[_Process]:
+        process = cls(settings, client, source)
+        live: dict[str, Probe] = {"registration": process.registrar.liveness, "reader": process._reading}
+        ready: dict[str, Probe] = {"registered": process.registrar.readiness, "kubelet-list": process._has_read}
+        async with serve_telemetry(
+            process.metrics.registry, live=live, ready=ready, host=settings.http_host, port=settings.http_port
+        ) as port:
+            _logger.info("serving /metrics, /livez and /readyz on port %d", port)
+            yield process
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Serve until told to stop; a part that ends by itself ends the process with its error."""
+        loop = asyncio.get_running_loop()
+        everything = all_cores(self.plugin.source.instance_type)
+        loop.add_signal_handler(signal.SIGUSR1, functools.partial(self.plugin.set_out, SIGNAL, everything))
+        loop.add_signal_handler(signal.SIGUSR2, functools.partial(self.plugin.set_out, SIGNAL, 0))
+        jobs: list[Coroutine[Any, Any, None]] = [reflector.run() for reflector in self.pods.reflectors]
+        jobs += [
+            self._watch_health(),
+            self._serve(),
+            *([self._watch_monitor()] if self.settings.neuron_monitor_url else []),
+        ]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(job) for job in jobs]
+                await stopping.wait()
+                for task in tasks:
+                    task.cancel()
+        finally:
+            await self.registrar.stop_serving()
+            for number in (signal.SIGUSR1, signal.SIGUSR2):
+                loop.remove_signal_handler(number)
+
+    async def _serve(self) -> None:
+        """Learn what is given out, then register and keep reading."""
+        self._look_at_health()
+        while True:
+            self._read_at = time.monotonic()
+            try:
+                await self.plugin.start()
+                break
+            except ReadingUnavailableError as error:
+                _logger.warning("not serving yet: %s", error)
+            await asyncio.sleep(RETRY_SECONDS)
+        await asyncio.gather(self.registrar.run(), self._keep_reading())
+
+    async def _keep_reading(self) -> None:
+        """Follow the kubelet's list, and write what it says on the Pods."""
+        complaining = False
+        while True:
+            self.plugin.attention.clear()
+            self._read_at = time.monotonic()
+            try:
+                reading = await self.plugin.refresh()
+                self.metrics.show_reading(time.time())
+                await self.truth.write(planned_pods(self.pods.cached()), reading)
+                complaining = False
+            except ReadingUnavailableError as error:
+                if not complaining:
+                    _logger.warning("%s; trying again", error)
+                complaining = True
+            period = GRANTED_READ_PERIOD_SECONDS if self.plugin.accounts.grants else READ_PERIOD_SECONDS
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.plugin.attention.wait(), period)
+            await asyncio.sleep(SETTLE_SECONDS)
+
+    async def _watch_health(self) -> None:
+        while True:
+            await asyncio.sleep(HEALTH_PERIOD_SECONDS)
+            self._look_at_health()
+
+    def _look_at_health(self) -> None:
+        """Ask every cause which cores are out now; one that cannot tell keeps what it said last."""
+        self.plugin.look_for_devices()
+        instance_type = self.plugin.source.instance_type
+        node = self.pods.node()
+        if node is not None:
+            self.plugin.set_out(CONDITION, cores_out_by_condition(instance_type, node.health_conditions))
+        path = self.settings.unhealthy_file
+        if path is None:
+            return
+        try:
+            text = path.read_text()
+        except FileNotFoundError:
+            text = ""
+        except (OSError, UnicodeDecodeError) as error:
+            self._complain_of_file(f"cannot read {path}: {error}")
+            return
+        try:
+            self.plugin.set_out(FILE, named_cores(instance_type, text))
+        except ValueError as error:
+            self._complain_of_file(f"{path}: {error}")
+        else:
+            self._file_error = ""
+
+    def _complain_of_file(self, message: str) -> None:
+        if message != self._file_error:
+            _logger.error("%s; what it said before still holds", message)
+        self._file_error = message
+
+    async def _watch_monitor(self) -> None:
+        async with aiohttp.ClientSession(trust_env=False) as session:
+            while True:
+                await self.monitor.fetch(session, self.settings.neuron_monitor_url)
+                await asyncio.sleep(PERIOD_SECONDS)
+
+    def _pods_changed(self) -> None:
+        self.plugin.attention.set()
+
+    def _reading(self) -> tuple[bool, str]:
+        seconds = time.monotonic() - self._read_at
+        return seconds < STALLED_SECONDS, f"the kubelet's list was asked for {seconds:.0f} s ago"
+
+    def _has_read(self) -> tuple[bool, str]:
+        known = self.plugin.reading is not None
+        return known, "the kubelet's list is known" if known else "the kubelet's list was never read"
+
+
+async def _finishes(task: asyncio.Task[Any], stopping: asyncio.Event) -> bool:
+    """Wait for a task or for the end of the process, whichever comes first; the task is ended with it."""
+    waiting = asyncio.create_task(stopping.wait())
+    await asyncio.wait((task, waiting), return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if not task.done():
+        task.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    return task.done() and not task.cancelled()

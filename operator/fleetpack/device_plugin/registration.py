@@ -1,0 +1,153 @@
+"""Keeps the plugin registered with a kubelet that may restart at any time.
+
+The plugin serves first and registers then, because the kubelet calls back while it registers. A kubelet that starts removes every
+socket of its folder and makes its own anew, so a new inode or time of `kubelet.sock`, or the loss of one of ours, means: serve
+again and register again; until then the node's capacity is 0. So does a kubelet that has stopped listening without any such sign.
+The socket is looked at each second: cheaper than it sounds, and it works on every file system.
+
+Boundary: knows nothing of devices. Failure: whatever goes wrong is logged once, tried again each second, and seen by `readiness`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from fleetpack.device_plugin.kubelet_api.deviceplugin.v1beta1 import api_pb2, api_pb2_grpc
+from fleetpack.device_plugin.kubelet_server import ResourceServer, options
+from fleetpack.device_plugin.metrics import PluginMetrics
+
+_logger = logging.getLogger(__name__)
+
+API_VERSION = "v1beta1"
+KUBELET_SOCKET = "kubelet.sock"
+POLL_SECONDS = 1.0
+REGISTER_SECONDS = 15.0
+"""The kubelet dials back for up to 10 s inside the call (devicemanager/plugin/v1beta1/client.go)."""
+SILENCE_SECONDS = 15.0
+"""A kubelet that registered us and does not listen for this long has forgotten us."""
+
+# The service classes are generated without annotations.
+_services: Any = api_pb2_grpc
+
+
+@dataclass(frozen=True, slots=True)
+class SocketIdentity:
+    """Tells one life of a socket from the next; inodes alone are used again at once on some file systems."""
+
+    device: int
+    inode: int
+    changed_at_nanoseconds: int
+
+
+def socket_identity(path: Path) -> SocketIdentity | None:
+    """Return which socket this is; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return SocketIdentity(status.st_dev, status.st_ino, status.st_ctime_ns)
+
+
+class Registrar:
+    """Serves and registers, again and again; start `run` as a task, cancel it to stop, then `stop_serving`."""
+
+    def __init__(
+        self,
+        servers: tuple[ResourceServer, ...],
+        folder: Path,
+        metrics: PluginMetrics,
+        *,
+        poll_seconds: float = POLL_SECONDS,
+        silence_seconds: float = SILENCE_SECONDS,
+    ) -> None:
+        self._servers = servers
+        self._kubelet_socket = folder / KUBELET_SOCKET
+        self._metrics = metrics
+        self._poll_seconds = poll_seconds
+        self._silence_seconds = silence_seconds
+        self._registered_with: SocketIdentity | None = None
+        self._problem = "not registered yet"
+        self._looked_at = time.monotonic()
+
+    def readiness(self) -> tuple[bool, str]:
+        """Whether the kubelet knows all resources."""
+        return not self._problem, self._problem or "registered with the kubelet"
+
+    def liveness(self) -> tuple[bool, str]:
+        """Whether somebody still looks after the registration."""
+        seconds = time.monotonic() - self._looked_at
+        return seconds < 4 * REGISTER_SECONDS, f"looked at the kubelet's socket {seconds:.0f} s ago"
+
+    async def run(self) -> None:
+        """Look at the kubelet's socket until cancelled."""
+        while True:
+            self._looked_at = time.monotonic()
+            try:
+                await self._look()
+            except (OSError, grpc.aio.AioRpcError) as error:
+                self._registered_with = None
+                reason = f"{error.code().name}: {error.details()}" if isinstance(error, grpc.aio.AioRpcError) else error
+                self._note_problem(f"cannot register with {self._kubelet_socket}: {reason}")
+            await asyncio.sleep(self._poll_seconds)
+
+    async def stop_serving(self) -> None:
+        """End all servers; the kubelet then counts the devices as unhealthy."""
+        await asyncio.gather(*(server.stop() for server in self._servers))
+
+    async def _look(self) -> None:
+        identity = socket_identity(self._kubelet_socket)
+        if identity is None:
+            self._registered_with = None
+            self._note_problem(f"no kubelet: {self._kubelet_socket} does not exist")
+            return
+        why = self._reason_to_register(identity)
+        if why is None:
+            return
+        _logger.info("registering with the kubelet: %s", why)
+        await self.stop_serving()
+        for server in self._servers:
+            await server.start()
+        for server in self._servers:
+            await self._register(server)
+        self._registered_with = identity
+        self._problem = ""
+
+    def _reason_to_register(self, identity: SocketIdentity) -> str | None:
+        if self._registered_with is None:
+            return "not registered"
+        if identity != self._registered_with:
+            return "the kubelet has restarted"
+        lost = [server.socket.name for server in self._servers if not server.is_serving]
+        if lost:
+            return f"{', '.join(lost)} is gone"
+        if any(server.seconds_without_stream > self._silence_seconds for server in self._servers):
+            return "the kubelet has stopped listening"
+        return None
+
+    async def _register(self, server: ResourceServer) -> None:
+        request = api_pb2.RegisterRequest(
+            version=API_VERSION,
+            endpoint=server.socket.name,
+            resource_name=server.resource.value,
+            options=options(),
+        )
+        try:
+            async with grpc.aio.insecure_channel(f"unix://{self._kubelet_socket}") as channel:
+                await _services.RegistrationStub(channel).Register(request, timeout=REGISTER_SECONDS)
+        except grpc.aio.AioRpcError:
+            self._metrics.count_registration(server.resource, "failed")
+            raise
+        self._metrics.count_registration(server.resource, "ok")
+        _logger.info("registered %s", server.resource.value)
+
+    def _note_problem(self, problem: str) -> None:
+        if problem != self._problem:
+            _logger.warning("%s; trying again each %g s", problem, self._poll_seconds)
+        self._problem = problem

@@ -1,0 +1,114 @@
+"""Writes the kubelet's truth back: the allocated cores on each Pod, and an event where they are not the planned ones.
+
+A patch carries the Pod's UID, so it never lands on a namesake, and is sent only where the annotation differs. The watch may show our
+own write late; what was written within the last seconds is not written again. A failed write is tried again with the next
+reading of the kubelet's list.
+
+Boundary: writes that one annotation on Pods of its own node, and events, nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from fleetpack.cluster import names
+from fleetpack.cluster.api_client import KubernetesClient
+from fleetpack.cluster.errors import Invalid, KubernetesError, NotFound
+from fleetpack.device_plugin.accounts import Reading
+from fleetpack.device_plugin.comparison import (
+    AnnotationWrite,
+    Disagreement,
+    PlannedPod,
+    annotations_to_write,
+    disagreements,
+)
+from fleetpack.device_plugin.metrics import PluginMetrics
+
+_logger = logging.getLogger(__name__)
+
+SETTLE_SECONDS = 30.0
+"""How long our own write counts although the watch does not show it."""
+REPORTER = "fleetpack.dev/device-plugin"
+
+
+class TruthWriter:
+    """Keeps the Pods of one node annotated with what the kubelet gave them."""
+
+    def __init__(
+        self,
+        client: KubernetesClient,
+        node: str,
+        metrics: PluginMetrics,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._client = client
+        self._node = node
+        self._metrics = metrics
+        self._clock = clock
+        self._written: dict[str, tuple[str, float]] = {}
+        self._told: set[tuple[str, int]] = set()
+
+    async def write(self, pods: tuple[PlannedPod, ...], reading: Reading) -> None:
+        """Bring the annotations in line with a reading, and tell once of each Pod that got other cores than planned."""
+        now = self._clock()
+        for one in annotations_to_write(pods, reading):
+            cores, at = self._written.get(one.uid, ("", 0.0))
+            if cores != one.cores or now - at > SETTLE_SECONDS:
+                await self._annotate(one, now)
+        for found in disagreements(pods, reading):
+            if (found.uid, found.allocated) not in self._told:
+                self._told.add((found.uid, found.allocated))
+                await self._tell(found, now)
+        uids = {pod.uid for pod in pods}
+        self._written = {uid: written for uid, written in self._written.items() if uid in uids}
+        self._told = {told for told in self._told if told[0] in uids}
+
+    async def _annotate(self, one: AnnotationWrite, now: float) -> None:
+        body = {"metadata": {"uid": one.uid, "annotations": {names.ALLOCATED_CORES_ANNOTATION: one.cores}}}
+        try:
+            await self._client.patch(names.pod_path(one.namespace, one.name), body)
+        except NotFound:
+            self._metrics.count_write("gone")
+        except Invalid as error:
+            # Another UID: the watch will bring the new Pod. Anything else is worth a look.
+            self._metrics.count_write("gone")
+            _logger.info("not written: %s", error)
+        except KubernetesError as error:
+            self._metrics.count_write("failed")
+            _logger.warning("cannot write the cores of Pod %s/%s: %s", one.namespace, one.name, error)
+        else:
+            self._written[one.uid] = (one.cores, now)
+            self._metrics.count_write("ok")
+            _logger.info("Pod %s/%s holds cores %s", one.namespace, one.name, one.cores)
+
+    async def _tell(self, found: Disagreement, now: float) -> None:
+        self._metrics.count_disagreement(found.kind)
+        _logger.warning("Pod %s/%s: %s", found.namespace, found.name, found.message)
+        event = {
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": {"name": f"{found.name}.{found.uid[:8]}.{found.allocated:x}", "namespace": found.namespace},
+            "eventTime": datetime.fromtimestamp(now, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            "reportingController": REPORTER,
+            "reportingInstance": self._node,
+            "action": "Allocate",
+            "reason": found.kind.value,
+            "type": "Warning",
+            "note": found.message,
+            "regarding": {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "namespace": found.namespace,
+                "name": found.name,
+                "uid": found.uid,
+            },
+        }
+        try:
+            await self._client.create(f"/apis/events.k8s.io/v1/namespaces/{found.namespace}/events", event)
+        except KubernetesError as error:
+            # After a restart of ours it is there already; the metric and the log line told it anyway.
+            _logger.info("no event for Pod %s/%s: %s", found.namespace, found.name, error)
