@@ -88,7 +88,11 @@ def decide(found: Assessment, share: Placement, state: DeploymentState, now: flo
     if found.standing.waiting_for_window and after == before:
         message = f"{found.standing.waiting_for_window} replicas of an older template wait for spec.disruption.windows"
         return _decision(found, after, Reason.DISRUPTION_LIMIT, message)
-    if after > before and found.desired.reason in (Reason.ON_TARGET, Reason.HOLDING_STABLE, Reason.HOLDING_WINDOW_FILLING):
+    if after > before and found.desired.reason in (
+        Reason.ON_TARGET,
+        Reason.HOLDING_STABLE,
+        Reason.HOLDING_WINDOW_FILLING,
+    ):
         # The number was decided earlier; what happens now is that the room for it is there.
         return _decision(found, after, Reason.PLACED, f"{after - before} more get their place: {found.desired.message}")
     return _decision(found, after, found.desired.reason, found.desired.message)
