@@ -1,0 +1,219 @@
+"""Words and numbers: names of devices, what containers get, health, the comparison of plan and truth, rows of Pods."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fleetpack.catalog import load_catalog
+from fleetpack.core.cores import format_cores, parse_cores
+from fleetpack.device_plugin.accounts import Holding, Reading
+from fleetpack.device_plugin.comparison import (
+    AnnotationWrite,
+    DisagreementKind,
+    PlannedPod,
+    annotations_to_write,
+    disagreements,
+)
+from fleetpack.device_plugin.health import cores_out_by_condition, named_cores
+from fleetpack.device_plugin.monitor import NeuronMonitor
+from fleetpack.device_plugin.pods import live_pods, project_node_pod, remembered_holdings, waiting_pods
+from fleetpack.device_plugin.silicon import NeuronResource, Refusal, ids_of, mask_of_ids
+from fleetpack.device_plugin.sources import (
+    CoreNumbering,
+    NeuronDevices,
+    SimulatedDevices,
+    SourceError,
+    device_files,
+    found_devices,
+    machine_of,
+    visible_cores,
+)
+
+CORE, DEVICE = NeuronResource.CORE, NeuronResource.DEVICE
+MACHINE = machine_of(load_catalog(), "inf2.24xlarge")
+
+
+@pytest.mark.parametrize("resource", list(NeuronResource))
+def test_should_read_the_names_that_it_writes(resource: NeuronResource) -> None:
+    cores = parse_cores("4-9")
+    assert mask_of_ids(MACHINE, resource, ids_of(MACHINE, resource, cores)) == cores
+
+
+@pytest.mark.parametrize(
+    "name", ["neuroncore-12", "neuroncore-", "neuroncore-01", "neuroncore-²", "nc-1", "neuron-1", ""]
+)
+def test_should_refuse_names_that_are_not_on_the_node(name: str) -> None:
+    assert isinstance(mask_of_ids(MACHINE, CORE, (name,)), Refusal)
+
+
+@pytest.mark.parametrize(
+    ("cores", "inside", "outside"),
+    [("4-7", "0-3", "4-7"), ("5", "1", "5"), ("4", "0", "4"), ("0-11", "0-11", "0-11"), ("2-4", "0-2", "2-4")],
+)
+def test_should_number_visible_cores_over_the_containers_own_devices(cores: str, inside: str, outside: str) -> None:
+    mask = parse_cores(cores)
+    by_container, by_host = (
+        visible_cores(SimulatedDevices(instance_type=MACHINE, core_numbering=numbering), mask)
+        for numbering in (CoreNumbering.CONTAINER, CoreNumbering.HOST)
+    )
+    assert (by_container, by_host) == (inside, outside)
+
+
+def test_should_find_real_devices_by_their_files(tmp_path: Path) -> None:
+    for name in ("neuron0", "neuron2", "neuron11", "neuron_x", "null"):
+        (tmp_path / name).touch()
+    source = NeuronDevices(instance_type=MACHINE, device_folder=tmp_path)
+    assert source.present_devices() == {0, 2, 11}
+    assert found_devices(tmp_path / "nothing") == frozenset()
+    assert [one.host_path for one in device_files(source, parse_cores("3-4"))] == ["/dev/neuron1", "/dev/neuron2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("inf2.25xlarge", "nearest are inf2"), ("p5.48xlarge", "no Neuron cores")]
+)
+def test_should_say_what_is_wrong_with_a_machine(name: str, message: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        machine_of(load_catalog(), name)
+
+
+@pytest.mark.parametrize(
+    ("text", "cores"),
+    [("", ""), ("neuron-1", "2-3"), ("neuroncore-7, neuron-0 # why\n\nneuroncore-9", "0-1,7,9"), ("all", "0-11")],
+)
+def test_should_read_what_is_out(text: str, cores: str) -> None:
+    assert format_cores(named_cores(MACHINE, text)) == cores
+
+
+@pytest.mark.parametrize("text", ["neuron-6", "gpu-1", "neuron-1; neuron-2"])
+def test_should_quote_the_word_that_it_cannot_read(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is not on this inf2.24xlarge: write neuron-0 to neuron-5"):
+        named_cores(MACHINE, text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason", "message", "cores"),
+    [
+        ("NeuronHealth", "NeuronHasNoError", "", ""),
+        ("NeuronHealth", "NeuronHasError_DMA_ERROR", "NEURON_HW_ERR=DMA_ERROR", "0-11"),
+        ("NeuronHealth", "NeuronHasError_DMA_ERROR", "on /dev/neuron4", "8-9"),
+        ("NeuronHealth", "NeuronHasError_DMA_ERROR", "on /dev/neuron99", "0-11"),
+        ("Ready", "NeuronHasError_DMA_ERROR", "", ""),
+    ],
+)
+def test_should_take_out_what_the_node_condition_names(kind: str, reason: str, message: str, cores: str) -> None:
+    conditions = ({"type": kind, "status": "True", "reason": reason, "message": message},)
+    assert format_cores(cores_out_by_condition(MACHINE, conditions)) == cores
+
+
+def planned(name: str, cores: str, written: str | None = None) -> PlannedPod:
+    return PlannedPod(namespace="n", name=name, uid=f"u-{name}", planned=parse_cores(cores), written=written)
+
+
+def shown(**cores: str) -> Reading:
+    return Reading(
+        started_at=0.0,
+        holdings=tuple(
+            Holding(pod=f"n/{name}", container="server", resource=CORE, cores=parse_cores(text))
+            for name, text in cores.items()
+        ),
+    )
+
+
+def test_should_write_only_what_differs_and_what_is_known() -> None:
+    pods = (planned("right", "0-1", "0-1"), planned("new", "2-3"), planned("old", "4-5", "6-7"), planned("none", "8-9"))
+    writes = annotations_to_write(pods, shown(right="0-1", new="2-3", old="4-5", stranger="10-11"))
+    assert writes == (
+        AnnotationWrite(namespace="n", name="new", uid="u-new", cores="2-3"),
+        AnnotationWrite(namespace="n", name="old", uid="u-old", cores="4-5"),
+    )
+
+
+def test_should_write_nothing_on_a_name_that_the_kubelet_lists_twice() -> None:
+    reading = replace(shown(twice="0-1"), ambiguous=frozenset({"n/twice"}))
+    pods = (planned("twice", "2-3"),)
+    assert (annotations_to_write(pods, reading), disagreements(pods, reading)) == ((), ())
+
+
+def test_should_tell_a_swap_from_a_move() -> None:
+    pods = (planned("a", "0-1"), planned("b", "2-3"), planned("c", "4-5"), planned("foreign", ""))
+    found = disagreements(pods, shown(a="2-3", b="8-9", c="4-5", foreign="0-1"))
+    assert [(one.name, one.kind) for one in found] == [("a", DisagreementKind.SWAPPED), ("b", DisagreementKind.MOVED)]
+    assert found[1].message == "planned on cores 2-3, the kubelet gave other cores 8-9; the planner goes on from these"
+
+
+def raw_pod(limits: dict[str, Any], *, init: tuple[dict[str, Any], ...] = (), **annotations: str) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "namespace": "n",
+            "name": "a",
+            "uid": "u",
+            "creationTimestamp": "1970-01-01T00:00:05Z",
+            "annotations": {f"fleetpack.dev/{key.replace('_', '-')}": text for key, text in annotations.items()},
+        },
+        "spec": {
+            "initContainers": list(init),
+            "containers": [{"name": "proxy"}, {"name": "server", "resources": {"limits": limits}}],
+        },
+    }
+
+
+def waiting_cores(raw: dict[str, Any], holders: frozenset[str] = frozenset()) -> list[str]:
+    pod = project_node_pod(raw)
+    return [format_cores(one.planned) for one in waiting_pods(MACHINE, (pod,) if pod else (), holders)]
+
+
+def test_should_see_a_pod_wait_until_it_holds_cores() -> None:
+    raw = raw_pod({CORE: "4"}, cores="4-7")
+    assert (waiting_cores(raw), waiting_cores(raw, frozenset({"n/a"}))) == (["4-7"], [])
+    assert waiting_cores({**raw, "status": {"phase": "Running"}}) == []
+
+
+@pytest.mark.parametrize("cores", ["4-6", "nonsense", ""])
+def test_should_believe_no_plan_that_is_not_of_the_pods_size(cores: str) -> None:
+    assert waiting_cores(raw_pod({CORE: "4"}, cores=cores)) == []
+
+
+def test_should_leave_pods_without_neuron_cores_aside() -> None:
+    assert project_node_pod(raw_pod({"cpu": "2"})) is None
+
+
+def test_should_know_that_an_init_container_may_hold_cores() -> None:
+    init = {"name": "first", "resources": {"limits": {CORE: 2}}}
+    for_a_while, sidecar = raw_pod({}, init=(init,)), raw_pod({}, init=({**init, "restartPolicy": "Always"},))
+    pods = [pod for raw in (for_a_while, sidecar) if (pod := project_node_pod(raw))]
+    assert [live_pods((pod,)).any_init_requests for pod in pods] == [True, False]
+    assert [pod.requests for pod in pods] == [(), ((CORE, 2),)]
+
+
+def test_should_remember_what_annotations_say_of_live_pods() -> None:
+    pod = project_node_pod(raw_pod({CORE: "4"}, allocated_cores="4-7"))
+    assert pod is not None
+    remembered = (Holding(pod="n/a", container="", resource=CORE, cores=parse_cores("4-7")),)
+    assert remembered_holdings((pod,)) == remembered
+    assert remembered_holdings((replace(pod, phase="Failed"),)) == ()
+
+
+PAGE = """\
+# HELP neuroncore_utilization_ratio Utilization.
+# TYPE neuroncore_utilization_ratio gauge
+neuroncore_utilization_ratio{neuroncore="4",runtime_tag="7"} 0.5
+neuroncore_utilization_ratio{neuroncore="9",runtime_tag="8"} 0.25
+# TYPE system_vcpu_count gauge
+system_vcpu_count 96
+"""
+
+
+def test_should_label_the_series_of_a_core_with_its_holder() -> None:
+    monitor = NeuronMonitor(lambda: shown(a="4-7").holdings)
+    assert list(monitor.collect()) == []
+    monitor.take_over(PAGE)
+    (family,) = monitor.collect()
+    own = {"namespace": "n", "pod": "a", "container": "server"}
+    assert [(sample.name, sample.labels, sample.value) for sample in family.samples] == [
+        ("neuroncore_utilization_ratio", {"neuroncore": "4", "runtime_tag": "7", **own}, 0.5),
+        ("neuroncore_utilization_ratio", {"neuroncore": "9", "runtime_tag": "8"}, 0.25),
+    ]
