@@ -17,7 +17,7 @@ NAMES = ("planning", "reaction", "burst", "steady")
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("names", nargs=-1, type=click.Choice(NAMES))
 @click.option("--steady-seconds", default=300.0, show_default=True, help="How long each steady situation is watched.")
-@click.option("--warm-up-seconds", default=180.0, show_default=True, help="Constant load before it is watched.")
+@click.option("--warm-up-seconds", default=240.0, show_default=True, help="Constant load before it is watched.")
 @click.option(
     "--remember/--forget", "keep", default=True, show_default=True, help="Append the run to bench/history.jsonl."
 )
