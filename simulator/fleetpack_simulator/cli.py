@@ -21,8 +21,15 @@ from aiohttp import web
 from rich.console import Console
 from rich.table import Table
 
-from fleetpack.core.cores import parse_cores
 from fleetpack_simulator.calibration.command import calibrate_command
+from fleetpack_simulator.given_cores import (
+    VISIBLE_CORES,
+    CoresError,
+    devices_in,
+    refuse_other_number,
+    refuse_unreachable,
+    visible_cores,
+)
 from fleetpack_simulator.load import (
     Endpoints,
     LoadSummary,
@@ -38,10 +45,10 @@ from fleetpack_simulator.punctuality import prefer_punctuality
 from fleetpack_simulator.registry import PodRegistry, Registry, StaticRegistry
 from fleetpack_simulator.scenarios.commands import run, swarm
 from fleetpack_simulator.server import start_server
-from fleetpack_simulator.settings import PREFIX, replica_settings
+from fleetpack_simulator.settings import PREFIX, ReplicaSettings, expected_cores, replica_settings
 from fleetpack_simulator.workload import GENERATORS, GeneratorOptions, Request, compress, generate, read_trace, within
 
-VISIBLE_CORES = "NEURON_RT_VISIBLE_CORES"
+CORES_REFUSED_EXIT_CODE = 3
 _PROGRESS_SECONDS = 10.0
 
 _kubeconfig_option = click.option(
@@ -68,7 +75,17 @@ def main(verbose: bool) -> None:
     "--model-parameters-billions", type=float, help="Size of the model; default: FLEETPACK_ENGINE_PARAMETERS_BILLIONS."
 )
 @click.option("--accelerator", help="Accelerator in the catalog; default: FLEETPACK_ENGINE_ACCELERATOR.")
-@click.option("--cores", type=click.IntRange(min=1), help=f"Cores of the replica; default: those in {VISIBLE_CORES}.")
+@click.option(
+    "--cores",
+    type=click.IntRange(min=1),
+    help=f"Cores of the replica where no {VISIBLE_CORES} gives it any; otherwise the number that it must give.",
+)
+@click.option(
+    "--device-folder",
+    type=click.Path(path_type=Path),
+    envvar=PREFIX + "DEVICE_FOLDER",
+    help="Start only on cores whose device files are in this folder, as in the image; default: files are not looked at.",
+)
 @click.option(
     "--max-batch", type=click.IntRange(min=1), help="Largest batch; default: FLEETPACK_ENGINE_MAX_BATCH, else 32."
 )
@@ -76,43 +93,51 @@ def main(verbose: bool) -> None:
 @click.option(
     "--drain-seconds", default=30.0, show_default=True, help="How long a stopping replica lets open streams end."
 )
-def serve(port: int, kubeconfig: Path | None, drain_seconds: float, **given: str | float | None) -> None:
+def serve(
+    port: int, kubeconfig: Path | None, drain_seconds: float, device_folder: Path | None, **given: str | float | None
+) -> None:
     """Serve simulated replicas.
 
     With --kubeconfig one process answers for every Pod that has the label fleetpack.dev/deployment, on the Pod's own (loopback)
     address, and reads each engine's settings from the Pod. Without, it is the one replica of its container, with settings from
-    FLEETPACK_ENGINE_* and from the options.
+    FLEETPACK_ENGINE_* and from the options; it ends with exit code 3 when it was given no cores, or others than it needs.
     """
     if kubeconfig is not None:
         asyncio.run(_serve_pods(kubeconfig, port))
         return
     try:
-        registry = _single_replica(given)
+        registry = StaticRegistry({StaticRegistry.EVERY_ADDRESS: _single_replica(given, device_folder)})
+    except CoresError as refusal:
+        hint = "" if VISIBLE_CORES in os.environ or device_folder else "; outside a cluster use --cores N"
+        click.echo(f"refused: {refusal}{hint}", err=True)
+        raise SystemExit(CORES_REFUSED_EXIT_CODE) from refusal
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     asyncio.run(_serve_until_stopped(registry, port, drain_seconds=drain_seconds, loopback_only=False))
 
 
-def _single_replica(given: dict[str, str | float | None]) -> StaticRegistry:
+def _single_replica(given: dict[str, str | float | None], device_folder: Path | None) -> ReplicaSettings:
     names = {
         "model": "MODEL",
         "model_parameters_billions": "PARAMETERS_BILLIONS",
         "accelerator": "ACCELERATOR",
+        "cores": "CORES",
         "max_batch": "MAX_BATCH",
         "window_tokens": "WINDOW_TOKENS",
     }
-    options = {PREFIX + names[name]: str(value) for name, value in given.items() if name in names and value is not None}
-    cores = given["cores"]
-    if cores is None:
-        visible = os.environ.get(VISIBLE_CORES)
-        if not visible:
-            # A replica that was given no cores must not look alive: on a real device its runtime would not start either.
-            raise click.UsageError(
-                f"{VISIBLE_CORES} is not set: this container was given no cores; use --cores N outside a cluster"
-            )
-        cores = parse_cores(visible).bit_count()
-    settings = replica_settings({**os.environ, **options}, cores=int(cores))
-    return StaticRegistry({StaticRegistry.EVERY_ADDRESS: settings})
+    options = {PREFIX + names[name]: str(value) for name, value in given.items() if value is not None}
+    environment = {**os.environ, **options}
+    if VISIBLE_CORES not in os.environ and device_folder is None and given["cores"] is not None:
+        # Outside a container nobody gives cores; the number stands for them.
+        return replica_settings(environment, cores=None)
+    cores = visible_cores(os.environ)
+    refuse_other_number(cores, expected=expected_cores(environment))
+    settings = replica_settings(environment, cores=cores.bit_count())
+    if device_folder is not None:
+        refuse_unreachable(
+            cores, devices=devices_in(device_folder), cores_per_device=settings.profile.hardware.cores_per_device
+        )
+    return settings
 
 
 async def _serve_pods(kubeconfig: Path, port: int) -> None:

@@ -3,6 +3,9 @@
 This is the simulator's own eye on the cluster, for the real-time server and the load replayer alone; it writes nothing. Lists,
 watches, lost histories and broken connections are the operator's reflector's work; while the API server is away the last view stays,
 and simulated replicas go on answering. A Pod that was deleted and made anew under its name is a new one, by its UID.
+
+The Kubernetes client is loaded when a cluster is followed, not before: it costs a second of CPU and 60 MB, which a replica in its own
+container neither needs nor has.
 """
 
 from __future__ import annotations
@@ -12,10 +15,11 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fleetpack.cluster.api_client import KubernetesClient, Selector, resource_path
-from fleetpack.cluster.reflector import Key, Reflector, ReflectorSettings
+if TYPE_CHECKING:
+    from fleetpack.cluster.api_client import KubernetesClient
+    from fleetpack.cluster.reflector import Key
 
 DEPLOYMENT_LABEL = "fleetpack.dev/deployment"
 SERVING_LABEL = "fleetpack.dev/serving"
@@ -71,6 +75,9 @@ class PodWatcher:
     """The Pods that match a label selector. `synced` is set once the first list has been told to the listeners."""
 
     def __init__(self, client: KubernetesClient, *, label_selector: str, namespace: str | None = None) -> None:
+        from fleetpack.cluster.api_client import Selector, resource_path
+        from fleetpack.cluster.reflector import Reflector, ReflectorSettings
+
         self.pods: dict[str, PodView] = {}
         """By UID."""
         self.synced = asyncio.Event()
@@ -121,6 +128,8 @@ class PodWatcher:
 @contextlib.asynccontextmanager
 async def watching(kubeconfig: Path, *, label_selector: str, namespace: str | None = None) -> AsyncIterator[PodWatcher]:
     """Give a watcher that runs as long as the context; add listeners before the first await to miss nothing."""
+    from fleetpack.cluster.api_client import KubernetesClient
+
     async with await KubernetesClient.from_kubeconfig(kubeconfig) as client:
         watcher = PodWatcher(client, label_selector=label_selector, namespace=namespace)
         task = asyncio.create_task(watcher.run(), name=f"watch Pods {label_selector}")

@@ -8,7 +8,7 @@
     FLEETPACK_ENGINE_LAYERS, _HIDDEN_SIZE, _KV_HEADS, _HEAD_SIZE   those of the nearest published model
     FLEETPACK_ENGINE_MAX_BATCH                 32
     FLEETPACK_ENGINE_WINDOW_TOKENS             8192
-    FLEETPACK_ENGINE_CORES                     else the cores that the replica was given
+    FLEETPACK_ENGINE_CORES                     else the cores that the replica was given; a container must have been given as many
 
 The accelerator's figures come from the catalog; the engine itself takes plain numbers. What is missing or wrong is a
 `SettingsError` that names the variable.
@@ -65,6 +65,11 @@ def replica_settings(environment: Mapping[str, str], *, cores: int | None) -> Re
         coefficients=coefficients_for(hardware),
     )
     return ReplicaSettings(model_name=model.name, profile=profile)
+
+
+def expected_cores(environment: Mapping[str, str]) -> int | None:
+    """Return how many cores the replica is made for; None when any number will do."""
+    return _whole(environment, "CORES", None)
 
 
 def hardware_of(accelerator_name: str) -> Hardware:

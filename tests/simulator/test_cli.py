@@ -82,13 +82,33 @@ def read_waiting(port: int) -> int:
         return 0
 
 
-def test_should_not_start_without_cores() -> None:
+@pytest.mark.parametrize(
+    ("arguments", "visible", "message"),
+    [
+        ([], None, "NEURON_RT_VISIBLE_CORES is not set: this container was given no cores"),
+        ([], "", "NEURON_RT_VISIBLE_CORES is not set: this container was given no cores"),
+        ([], "2-", "NEURON_RT_VISIBLE_CORES is '2-'"),
+        (["--cores", "2"], "0-3", "made for 2 cores (FLEETPACK_ENGINE_CORES), and the container was given 4"),
+        (["--device-folder", "/nowhere"], "0-3", "but there is no /dev/neuron* in this container"),
+        (["--device-folder", "/nowhere", "--cores", "2"], None, "this container was given no cores"),
+    ],
+)
+def test_should_refuse_to_start_without_the_cores_that_it_needs(
+    arguments: list[str], visible: str | None, message: str
+) -> None:
     result = invoke(
-        "serve", "--model-parameters-billions", "1", "--accelerator", "inferentia2", NEURON_RT_VISIBLE_CORES=None
+        *("serve", "--model-parameters-billions", "1", "--accelerator", "inferentia2", *arguments),
+        NEURON_RT_VISIBLE_CORES=visible,
     )
 
-    assert result.exit_code == 2
-    assert "NEURON_RT_VISIBLE_CORES is not set: this container was given no cores; use --cores N" in result.output
+    assert result.exit_code == 3
+    assert message in result.output
+
+
+def test_should_say_how_to_start_outside_a_cluster() -> None:
+    result = invoke("serve", NEURON_RT_VISIBLE_CORES=None)
+
+    assert "; outside a cluster use --cores N" in result.output
 
 
 @pytest.mark.parametrize(
@@ -110,7 +130,7 @@ def test_should_not_start_without_cores() -> None:
     ],
 )
 def test_should_say_what_is_wrong_and_exit_with_2(arguments: list[str], message: str) -> None:
-    result = invoke(*arguments)
+    result = invoke(*arguments, NEURON_RT_VISIBLE_CORES=None)
 
     assert result.exit_code == 2
     assert message in " ".join(result.output.replace("│", " ").split())
