@@ -55,6 +55,7 @@ class _Operator:
         self.client = client
         self.caches = Caches(client, self.trigger.pull)
         identity = settings.identity or unique_identity()
+        self.identity = identity
         self.elector = LeaseElector(
             client,
             LeaseSettings(namespace=settings.lease_namespace, name=settings.lease_name, identity=identity),
@@ -112,6 +113,8 @@ class _Operator:
             settings=kopf_settings,
             clusterwide=True,
             standalone=True,
+            # Left to itself kopf asks for the user's name, and a container's user has none.
+            identity=self.identity,  # type: ignore[arg-type]  # a NewType of str that kopf keeps to itself
             stop_flag=stopping,
         )
 
