@@ -32,7 +32,7 @@ check: setup ## Format, lint, types, import layers, generated files (no cluster 
 	@$(BIN)/ruff format --check --quiet . || { echo "check: run 'make format'"; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
-	@$(BIN)/mypy -p control_plane -p demonstration -p benchmarks -m installation
+	@$(BIN)/mypy -p control_plane -p demonstration -p benchmarks -p images_build -m installation
 	@$(BIN)/lint-imports --no-cache > /tmp/fleetpack-lint-imports.$$$$ || { cat /tmp/fleetpack-lint-imports.$$$$; exit 1; }; rm -f /tmp/fleetpack-lint-imports.*
 	@$(BIN)/python hack/generate_crds.py --check
 	@$(BIN)/python hack/generate_api_reference.py --check
@@ -64,6 +64,10 @@ cluster-up: setup ## Start a real control plane on this machine (NAME=x for anot
 .PHONY: cluster-down
 cluster-down: setup ## End that control plane and remove its state
 	@$(BIN)/python hack/cluster --name $(or $(NAME),default) down
+
+.PHONY: images
+images: setup ## Build the container images (LOAD=CLUSTER puts them on the nodes of a kind cluster)
+	@$(BIN)/python hack/images $(if $(LOAD),--load $(LOAD))
 
 .PHONY: bench
 bench: setup ## Measure what is promised against bench/budgets.yaml (twenty minutes; BENCH="planning reaction" for a part)

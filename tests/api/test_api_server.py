@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.cluster
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-EXAMPLES = sorted((REPOSITORY / "examples").glob("*.yaml"))
+EXAMPLES = sorted([*(REPOSITORY / "examples").glob("*.yaml"), *(REPOSITORY / "examples" / "kind").glob("*.yaml")])
 SMALL: dict[str, Any] = {
     "apiVersion": "fleetpack.dev/v1alpha1",
     "kind": "InferenceDeployment",

@@ -14,7 +14,8 @@ from fleetpack.api.accelerator_pool import LabelSelector, Provider
 from fleetpack.api.inference_deployment import InferenceDeploymentStatus, Measure, Mode, Signal, VariantStatus
 from fleetpack.api.values import Duration, IntOrPercent
 
-EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.yaml"))
+_FOLDER = Path(__file__).resolve().parents[2] / "examples"
+EXAMPLES = sorted([*_FOLDER.glob("*.yaml"), *_FOLDER.glob("kind/*.yaml")])
 KINDS: dict[str, type[InferenceDeployment] | type[AcceleratorPool]] = {
     "InferenceDeployment": InferenceDeployment,
     "AcceleratorPool": AcceleratorPool,
