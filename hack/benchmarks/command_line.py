@@ -7,11 +7,11 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import burst, planning, reaction, steady
+from benchmarks import burst, planning, reaction, simulation, steady
 from benchmarks.results import Figure, over_budget, remember
 from demonstration.running import fresh_folder
 
-NAMES = ("planning", "reaction", "burst", "steady")
+NAMES = ("planning", "simulation", "reaction", "burst", "steady")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -22,7 +22,7 @@ NAMES = ("planning", "reaction", "burst", "steady")
     "--remember/--forget", "keep", default=True, show_default=True, help="Append the run to bench/history.jsonl."
 )
 def main(names: tuple[str, ...], steady_seconds: float, warm_up_seconds: float, keep: bool) -> None:
-    """Measure: planning (the pure core), reaction (queue to Pod), burst (200 replicas at once), steady (writes)."""
+    """Measure: planning (the pure core), simulation (a million requests), reaction (queue to Pod), burst, steady (writes)."""
     console = Console()
     folder = fresh_folder("bench")
     figures: list[Figure] = []
@@ -30,6 +30,8 @@ def main(names: tuple[str, ...], steady_seconds: float, warm_up_seconds: float, 
         console.print(f"bench: {name} ...", highlight=False)
         if name == "planning":
             figures += planning.measure()
+        elif name == "simulation":
+            figures += simulation.measure()
         elif name == "reaction":
             figures += asyncio.run(reaction.measure(folder))
         elif name == "burst":
