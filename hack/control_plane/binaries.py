@@ -18,7 +18,7 @@ from pathlib import Path
 from control_plane.errors import ControlPlaneError
 from control_plane.folders import cache_root, exclusive_lock
 from control_plane.golang import GoToolchain, find_go
-from control_plane.programs import MODULES_FOLDER, Program, parse_version
+from control_plane.programs import Program, parse_version
 from control_plane.progress import Ticker, say
 
 
@@ -35,7 +35,10 @@ def ensure(programs: tuple[Program, ...]) -> dict[str, Path]:
 
 def find(program: Program) -> Path | None:
     """Return a usable binary that is already there, or None."""
-    candidates = []
+    candidates: list[Path] = []
+    cached = cached_path(program)
+    if not program.accepted_minors:
+        return cached if cached.exists() else None
     if assets := os.environ.get("KUBEBUILDER_ASSETS"):
         candidates.append(Path(assets) / program.name)
     if on_path := shutil.which(program.name):
@@ -43,7 +46,6 @@ def find(program: Program) -> Path | None:
     for candidate in candidates:
         if stated_minor(candidate, program) in program.accepted_minors:
             return candidate
-    cached = cached_path(program)
     return cached if cached.exists() else None
 
 
@@ -81,10 +83,10 @@ def build(program: Program) -> Path:
 
 def _go_build(program: Program, go: GoToolchain, destination: Path) -> None:
     """Run `go build`, telling how far it is; packages already in Go's build cache are not compiled again."""
-    module = MODULES_FOLDER / program.module_folder
+    module = program.modules_folder / program.module_folder
     environment = {
         **os.environ,
-        "CGO_ENABLED": "0",
+        "CGO_ENABLED": "1" if program.needs_c_compiler else "0",
         "GOFLAGS": "-mod=readonly",
         # The locked module states its Go version; no other toolchain may be fetched behind our back.
         "GOTOOLCHAIN": "local",

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
-from control_plane import binaries, cluster, kind
+from control_plane import binaries, cluster
 from control_plane.api_client import ApiClient, ApiError
 from control_plane.command_lines import DEFAULT_POD_CIDR
 from control_plane.errors import ControlPlaneError
@@ -26,7 +26,6 @@ from control_plane.progress import say
 
 EPILOG = """\
 environment:
-  CLUSTER=kind          use kind and a Docker engine instead (up, down, status, kubeconfig)
   KUBEBUILDER_ASSETS    folder with binaries, looked at before PATH; wrong versions are passed over
   FLEETPACK_CACHE       root of built binaries and cluster states (default: $XDG_CACHE_HOME/fleetpack or ~/.cache/fleetpack)
 
@@ -35,6 +34,8 @@ examples:
   hack/cluster kubectl get nodes
   hack/cluster service-account fleetpack-system fleetpack
   hack/cluster --name second up        # a second cluster beside the first, on other ports
+
+hack/kind makes clusters with real kubelets and containers.
 """
 
 
@@ -130,10 +131,6 @@ def _run(options: argparse.Namespace) -> int:
     if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?", options.name):
         raise ControlPlaneError(f"--name {options.name!r}: use lower-case letters, digits and dashes")
     folder = options.state.expanduser().resolve() if options.state else cluster_folder(options.name)
-    if os.environ.get("CLUSTER") == "kind":
-        return _run_on_kind(options, folder)
-    if (chosen := os.environ.get("CLUSTER", "")) not in ("", "programs"):
-        raise ControlPlaneError(f"CLUSTER={chosen!r} is not known: leave it unset, or use CLUSTER=kind")
     return _run_on_programs(options, folder)
 
 
@@ -161,26 +158,6 @@ def _run_on_programs(options: argparse.Namespace, folder: Path) -> int:
         kubectl = str(binaries.ensure((KUBECTL,))["kubectl"])
         arguments = options.arguments[1:] if options.arguments[:1] == ["--"] else options.arguments
         os.execv(kubectl, [kubectl, f"--kubeconfig={state.layout.admin_kubeconfig}", *arguments])
-    return 0
-
-
-def _run_on_kind(options: argparse.Namespace, folder: Path) -> int:
-    kubeconfig = folder / "kind.kubeconfig"
-    if options.command == "up":
-        kind.up(options.name, kubeconfig)
-        print(kubeconfig)
-    elif options.command == "down":
-        say(f"{options.name} is down" if kind.down(options.name, kubeconfig) else f"{options.name} was not up")
-    elif options.command == "status":
-        kind.require_tools()
-        there = kind.exists(options.name)
-        answer = {"name": options.name, "kind": True, "healthy": there, "kubeconfig": str(kubeconfig)}
-        print(json.dumps(answer, indent=1) if options.json else f"{options.name} (kind): {'up' if there else 'down'}")
-        return 0 if there else 1
-    elif options.command == "kubeconfig":
-        print(kubeconfig)
-    else:
-        raise ControlPlaneError(f"`{options.command}` is not there with CLUSTER=kind; use kubectl with {kubeconfig}")
     return 0
 
 

@@ -30,11 +30,19 @@ class ProcessRecord:
     started: str
 
 
-def start_process(name: str, command: Sequence[str], *, log: Path) -> ProcessRecord:
-    """Start `command` in a session of its own, so that it outlives us; its output goes to the file `log`."""
+def start_process(name: str, command: Sequence[str], *, log: Path, descriptors: Sequence[int] = ()) -> ProcessRecord:
+    """Start `command` in a session of its own, so that it outlives us; its output goes to the file `log`.
+
+    It inherits the open descriptors that are named, under their numbers.
+    """
     with log.open("ab") as output:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=tuple(descriptors),
         )
     # Popen warns about children that are still running when it is collected; ours are meant to.
     process.returncode = 0

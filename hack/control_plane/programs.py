@@ -14,6 +14,8 @@ ETCD_VERSION = "3.7.3"
 KWOK_VERSION = "0.8.0"
 HELM_VERSION = "4.3.1"
 KUBECONFORM_VERSION = "0.8.0"
+KIND_VERSION = "0.33.0"
+ACTIONLINT_VERSION = "1.7.12"
 # The module's version; as a program it calls itself 3.15.0.
 PROMETHEUS_VERSION = "0.315.0"
 
@@ -26,7 +28,7 @@ class Program:
 
     name: str
     version: str
-    # A binary found on the machine is used when its (major, minor) is one of these.
+    # A binary found on the machine is used when its (major, minor) is one of these; none: only what is built here.
     accepted_minors: tuple[tuple[int, int], ...]
     version_arguments: tuple[str, ...]
     module_folder: str
@@ -35,6 +37,8 @@ class Program:
     # Cold build, measured on two cores with the module cache filled; only said to the person who waits.
     build_core_seconds: int
     build_tags: str = ""
+    modules_folder: Path = MODULES_FOLDER
+    needs_c_compiler: bool = False
 
     @property
     def key(self) -> str:
@@ -79,6 +83,10 @@ def _kubernetes(name: str, *, version_arguments: tuple[str, ...], build_core_sec
     )
 
 
+# For nodes in containers (hack/kind).
+KUBELET = _kubernetes("kubelet", version_arguments=("--version",), build_core_seconds=110)
+KUBEADM = _kubernetes("kubeadm", version_arguments=("version", "-o", "short"), build_core_seconds=60)
+KUBE_PROXY = _kubernetes("kube-proxy", version_arguments=("--version",), build_core_seconds=45)
 ETCD = Program(
     name="etcd",
     version=ETCD_VERSION,
@@ -140,7 +148,46 @@ PROMTOOL = Program(
     # Without the clients of two dozen clouds, which only finding targets needs: half the time to build.
     build_tags="remove_all_sd",
 )
+# For the test that lets the chart's alerts fire on a kind cluster.
+PROMETHEUS = Program(
+    name="prometheus",
+    version=PROMETHEUS_VERSION,
+    # What the test needs of it (discovery of Pods, rules, the API) has been there in all of them; Debian 12 has 2.42.
+    accepted_minors=PROMTOOL.accepted_minors,
+    version_arguments=("--version",),
+    module_folder="promtool",
+    package="github.com/prometheus/prometheus/cmd/prometheus",
+    linker_flags="-s -w -X github.com/prometheus/common/version.Version=3.15.0",
+    build_core_seconds=240,
+    # Of the ways to find targets only files, HTTP and Kubernetes.
+    build_tags="remove_all_sd,enable_kubernetes_sd",
+)
+
+KIND = Program(
+    name="kind",
+    version=KIND_VERSION,
+    accepted_minors=tuple((0, minor) for minor in range(30, 45)),
+    version_arguments=("version",),
+    module_folder="kind",
+    package="sigs.k8s.io/kind",
+    linker_flags="-s -w",
+    build_core_seconds=20,
+)
+# For the test of .github/workflows.
+ACTIONLINT = Program(
+    name="actionlint",
+    version=ACTIONLINT_VERSION,
+    accepted_minors=((1, 7),),
+    version_arguments=("-version",),
+    module_folder="actionlint",
+    package="github.com/rhysd/actionlint/cmd/actionlint",
+    linker_flags="-s -w",
+    build_core_seconds=15,
+)
 
 # What a cluster runs, in the order of its start.
 CONTROL_PLANE = (ETCD, KUBE_APISERVER, KUBE_CONTROLLER_MANAGER, KUBE_SCHEDULER, KWOK)
-PROGRAMS = {program.name: program for program in (*CONTROL_PLANE, KUBECTL, HELM, KUBECONFORM, PROMTOOL)}
+PROGRAMS = {
+    program.name: program
+    for program in (*CONTROL_PLANE, KUBECTL, HELM, KUBECONFORM, PROMTOOL, PROMETHEUS, KIND, ACTIONLINT)
+}

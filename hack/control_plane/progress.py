@@ -11,11 +11,19 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
+_speaker = "cluster"
+
+
+def speak_as(name: str) -> None:
+    """Begin every later line of this process with this name."""
+    global _speaker
+    _speaker = name
+
 
 def say(message: str) -> None:
     """Write one line for the person who waits."""
     with contextlib.suppress(OSError, ValueError):
-        print(f"cluster: {message}", file=sys.stderr, flush=True)
+        print(f"{_speaker}: {message}", file=sys.stderr, flush=True)
 
 
 class Ticker:
@@ -55,4 +63,4 @@ class Ticker:
                 say(line)
                 continue
             with contextlib.suppress(OSError, ValueError):
-                print(f"\r\x1b[Kcluster: {line}", end="", file=sys.stderr, flush=True)
+                print(f"\r\x1b[K{_speaker}: {line}", end="", file=sys.stderr, flush=True)
