@@ -43,6 +43,7 @@ from fleetpack_simulator.load import (
 from fleetpack_simulator.pods import DEPLOYMENT_LABEL, SERVING_LABEL, watching
 from fleetpack_simulator.punctuality import prefer_punctuality
 from fleetpack_simulator.registry import PodRegistry, Registry, StaticRegistry
+from fleetpack_simulator.report.command import compare_command
 from fleetpack_simulator.scenarios.commands import run, swarm
 from fleetpack_simulator.server import start_server
 from fleetpack_simulator.settings import PREFIX, ReplicaSettings, expected_cores, replica_settings
@@ -342,6 +343,7 @@ def _print_summary(summary: LoadSummary) -> None:
 
 
 main.add_command(calibrate_command)
+main.add_command(compare_command)
 main.add_command(run)
 main.add_command(swarm)
 

@@ -16,7 +16,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from fleetpack.core.cores import format_cores
-from fleetpack_simulator.policies import PolicyError, build_policy
+from fleetpack_simulator.report.command import folder_option, trace_files, trace_option
+from fleetpack_simulator.report.comparison import FLEETPACK, Comparison, policy_named, rows_of
+from fleetpack_simulator.report.page import page_of
+from fleetpack_simulator.report.payload import payload_of
+from fleetpack_simulator.report.records import load_of, record_of
 from fleetpack_simulator.scenarios.loading import Scenario, load_scenario
 from fleetpack_simulator.scenarios.manifests import ScenarioError
 from fleetpack_simulator.scenarios.summary import ModelSummary, RunSummary, summarize
@@ -24,21 +28,29 @@ from fleetpack_simulator.scenarios.swarm import SwarmOutcome, play_seed
 from fleetpack_simulator.world.policy import Policy
 from fleetpack_simulator.world.simulation import LoggedDecision, RunResult, simulate
 
-FLEETPACK = "fleetpack"
-
 
 @click.command("run")
 @click.argument("scenario_path", metavar="SCENARIO", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--policy", "policy_name", help="Instead of the scenario's own; fleetpack is the operator's.")
 @click.option("--seed", type=int, help="Instead of the scenario's own.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write everything here.")
+@click.option("--html", "html_path", type=click.Path(dir_okay=False, path_type=Path), help="Write one page here.")
 @click.option("--decisions", is_flag=True, help="Print every decision with its reason.")
+@trace_option
+@folder_option
 def run(
-    scenario_path: Path, policy_name: str | None, seed: int | None, json_path: Path | None, decisions: bool
+    scenario_path: Path,
+    policy_name: str | None,
+    seed: int | None,
+    json_path: Path | None,
+    html_path: Path | None,
+    decisions: bool,
+    traces: tuple[str, ...],
+    folder: Path | None,
 ) -> None:
     """Play SCENARIO in virtual time with the operator's own decisions, and say what came of it."""
     try:
-        scenario = load_scenario(scenario_path, seed=seed)
+        scenario = load_scenario(scenario_path, seed=seed, traces=trace_files(traces, folder))
         policy = policy_named(scenario.policy if policy_name is None else policy_name, scenario)
     except ScenarioError as error:
         raise click.UsageError(str(error)) from error
@@ -50,18 +62,16 @@ def run(
     print_summary(summary, time.perf_counter() - started)
     if json_path is not None:
         json_path.write_text(as_json_text(summary, result), encoding="utf-8")
+    if html_path is not None:
+        html_path.write_text(page_of(payload_of(_alone(scenario, result, summary, started))), encoding="utf-8")
     if summary.violations:
         raise SystemExit(1)
 
 
-def policy_named(name: str, scenario: Scenario) -> Policy | None:
-    """Return a new policy of that name; None: the operator's own, which is no `Policy`."""
-    if name == FLEETPACK:
-        return None
-    try:
-        return build_policy(name, scenario.setting)
-    except PolicyError as error:
-        raise ScenarioError(f"{error}, and {FLEETPACK}") from error
+def _alone(scenario: Scenario, result: RunResult, summary: RunSummary, started: float) -> Comparison:
+    """Return one run as a comparison with nobody, bound included."""
+    records = (record_of(result, summary, detailed=True, bounded=True, started=started),)
+    return Comparison(scenario=scenario, records=records, rows=tuple(rows_of(records)), load=load_of(result))
 
 
 def play(scenario: Scenario, policy: Policy | None = None) -> RunResult:

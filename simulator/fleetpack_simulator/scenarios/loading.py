@@ -13,7 +13,9 @@
     delays: {imagePull: 20s, ...}                                   see world/setting.py
     faults: [{kind: node-failure, at: 5m}, {kind: metrics-missing, at: 8m, duration: 1m, share: 0.5}]
 
-`scale` multiplies the number of requests: below 1 each is kept with that chance, above 1 there are copies, up to ten seconds apart.
+A `file` is relative to this file, else to the folder of traces that was named; a trace given for a model replaces the file or generator
+of its load, and whatever else the load says (`at`, `speed`, `scale`) holds for it too. `scale` multiplies the number of requests: below
+1 each is kept with that chance, above 1 there are copies, up to ten seconds apart.
 A field that is not known is refused: a typing error must not be a silent default.
 """
 
@@ -54,6 +56,15 @@ _LOAD_FIELDS = {"file", "generator", "options", "speed", "scale", "start", "dura
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TraceFiles:
+    """Where traces are that are not beside the scenario."""
+
+    folder: Path | None = None
+    by_model: tuple[tuple[str, Path], ...] = ()
+    """Name of a model (`namespace/name`, or a name in `default`) and the trace that it gets."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
     """A scenario, read and understood."""
 
@@ -62,8 +73,8 @@ class Scenario:
     setting: WorldSetting
 
 
-def load_scenario(path: Path, *, seed: int | None = None) -> Scenario:
-    """Read a scenario file; `seed` replaces the one that it names."""
+def load_scenario(path: Path, *, seed: int | None = None, traces: TraceFiles | None = None) -> Scenario:
+    """Read a scenario file; `seed` replaces the one that it names, `traces` the files of its loads."""
     try:
         documents = [one for one in yaml.safe_load_all(path.read_text(encoding="utf-8")) if one is not None]
     except (OSError, yaml.YAMLError) as error:
@@ -78,12 +89,43 @@ def load_scenario(path: Path, *, seed: int | None = None) -> Scenario:
         manifests.add(manifest, str(path))
     for name in fields_given.get("manifestFiles") or ():
         _add_file(manifests, path.parent / name)
+    if fields_given.get("loads") or traces is not None:
+        fields_given = {
+            **fields_given,
+            "loads": _with_traces(fields_given.get("loads") or {}, traces or TraceFiles(), path),
+        }
     drawn = int(fields_given.get("seed", 0)) if seed is None else seed
     return Scenario(
         name=str(fields_given.get("name", path.stem)),
         policy=str(fields_given.get("policy", "fleetpack")),
         setting=_setting(fields_given, manifests, path, drawn),
     )
+
+
+def _with_traces(loads: Mapping[str, Any], traces: TraceFiles, path: Path) -> dict[str, Any]:
+    """Return the loads with the files that were found or given."""
+    found: dict[str, Any] = {_key(name): value for name, value in loads.items()}
+    for name, file in traces.by_model:
+        found[_key(name)] = _with_file(
+            found.get(_key(name), {}), str(file.absolute()), f"scenario {path}: loads.{name}"
+        )
+    for entry in (one for value in found.values() for one in (value if isinstance(value, list) else [value])):
+        named = entry.get("file") if isinstance(entry, dict) else None
+        if named is not None and traces.folder is not None and not (path.parent / named).exists():
+            entry["file"] = str((traces.folder / named).absolute())
+    return found
+
+
+def _with_file(load: Any, file: str, where: str) -> Any:
+    """Return a load whose trace is another file; of several parts, the one that is a trace."""
+    if isinstance(load, list):
+        traced = [index for index, part in enumerate(load) if isinstance(part, dict) and "file" in part]
+        if len(traced) != 1:
+            raise ScenarioError(
+                f"{where}: {len(traced)} of its parts are traces, so it is not clear which one --trace replaces"
+            )
+        return [{**part, "file": file} if index == traced[0] else part for index, part in enumerate(load)]
+    return {**{key: value for key, value in load.items() if key not in ("generator", "options")}, "file": file}
 
 
 def _add_file(manifests: Manifests, path: Path) -> None:
@@ -147,6 +189,11 @@ def _load(
     _known(entry, _LOAD_FIELDS, "loads")
     if ("file" in entry) == ("generator" in entry):
         raise ScenarioError("loads: exactly one of file and generator must be given")
+    if "file" in entry and not (folder / entry["file"]).exists():
+        file = folder / entry["file"]
+        raise ScenarioError(
+            f"loads: {file}: cannot be read: it is not there; --traces FOLDER or --trace MODEL=FILE says where"
+        )
     at_seconds = _seconds(entry.get("at", "0s"), "loads: at")
     length_seconds = _seconds(entry["duration"], "loads: duration") if "duration" in entry else duration_seconds
     speed = float(entry.get("speed", 1.0))

@@ -138,8 +138,8 @@ def _model(result: RunResult, index: int, requests: Sequence[int]) -> ModelSumma
         objective_ttft_seconds=objective,
         objective_percentile=model.objective_percentile,
         in_objective=None if objective is None or not requests else _share_below(ttft, objective, len(requests)),
-        time_to_first_token=_percentiles(ttft),
-        latency=_percentiles(latency),
+        time_to_first_token=percentiles_of(ttft),
+        latency=percentiles_of(latency),
         output_tokens=tokens,
         usd=usd,
         usd_per_hour=usd / hours if hours else 0.0,
@@ -170,7 +170,8 @@ def changes_of(series: Iterable[Point]) -> tuple[int, int]:
     return actions, oscillations
 
 
-def _percentiles(ordered: Sequence[float]) -> Percentiles | None:
+def percentiles_of(ordered: Sequence[float]) -> Percentiles | None:
+    """Return nearest-rank percentiles of ascending seconds; None: there are none."""
     if not ordered:
         return None
     ranks = [ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)] for percent in _PERCENTILES]

@@ -71,6 +71,8 @@ class SimulatedCluster:
         self.node_costs = CostMeter()
         self.placements: list[dict[str, Any]] = []
         """Each Pod that was ever bound: name, node, cores, from and to; for drawings."""
+        self.machines: list[dict[str, Any]] = []
+        """Each machine that was ever paid for: name, instance type, cores, from and to; for drawings."""
         self.changes = 0
         self._clock = clock
         self._queue = queue
@@ -324,6 +326,7 @@ class SimulatedCluster:
                 self._stop(pod)
                 self._forget(pod)
         self.node_costs.release(name, self._clock.now)
+        next(one for one in reversed(self.machines) if one["node"] == name)["toSeconds"] = self._clock.now
         del self.nodes[name]
         self._images = {entry for entry in self._images if entry[0] != name}
         self._tell("node", name, None)
@@ -370,6 +373,15 @@ class SimulatedCluster:
 
     def _charge_node(self, node: Node) -> None:
         self.node_costs.charge(node.name, node.pool, node.price_usd_per_hour or 0.0, self._clock.now)
+        self.machines.append(
+            {
+                "node": node.name,
+                "instanceType": node.instance_type.name,
+                "cores": node.instance_type.cores,
+                "fromSeconds": self._clock.now,
+                "toSeconds": None,
+            }
+        )
 
     def _charge_pod(self, pod: SimulatedPod) -> None:
         node = self.nodes.get(pod.seen.node)

@@ -38,9 +38,12 @@ in money, in which case replicas may be divided too; requests that are out of th
 from __future__ import annotations
 
 import math
+import os
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import Any
 
 import highspy
 import numpy
@@ -49,7 +52,7 @@ from fleetpack_simulator.policies.bound.problem import BoundError, BoundProblem,
 
 _SIZES = 4
 """Groups of each stretch by size: more make the bound tighter and the program larger."""
-_MAXIMUM_SLOTS = 600
+_MAXIMUM_SLOTS = 1200
 _MAXIMUM_WHOLE_SLOTS = 240
 """Beyond it replicas may be divided: fleets that long are large, and the program would take minutes."""
 _MAXIMUM_BRANCHES = 500
@@ -81,8 +84,18 @@ class _Group:
     work: tuple[Work, ...]
 
 
-def clairvoyant_bound(problem: BoundProblem, *, slot_seconds: float | None = None) -> Bound:
-    """Return the least USD; `BoundError` when not even all servable requests make the share."""
+def clairvoyant_bound(
+    problem: BoundProblem,
+    *,
+    slot_seconds: float | None = None,
+    whole_replicas: bool = True,
+    time_limit_seconds: float | None = None,
+) -> Bound:
+    """Return the least USD; `BoundError` when not even all servable requests make the share.
+
+    Without `whole_replicas` replicas may be divided: a little lower, and much quicker to find. A time limit makes the result depend on
+    the machine: when it is over, what is proven by then counts, or there is no bound.
+    """
     needed = math.ceil(problem.share * (len(problem.work) + problem.unservable) - _TOLERANCE)
     if needed > len(problem.work):
         raise BoundError(
@@ -90,7 +103,7 @@ def clairvoyant_bound(problem: BoundProblem, *, slot_seconds: float | None = Non
         )
     length = default_slot_seconds(problem) if slot_seconds is None else slot_seconds
     slots = max(1, math.ceil(problem.end_seconds / length - 1e-9))
-    whole = problem.whole_replicas and slots <= _MAXIMUM_WHOLE_SLOTS
+    whole = whole_replicas and problem.whole_replicas and slots <= _MAXIMUM_WHOLE_SLOTS
     program = _Program()
     paid = program.add_columns(slots, cost=problem.replica_usd_per_hour * length / _SECONDS_PER_HOUR)
     if whole:
@@ -110,7 +123,7 @@ def clairvoyant_bound(problem: BoundProblem, *, slot_seconds: float | None = Non
     _serve_only_when_paid(program, _busy(program, groups, kept, length, slots), paid, delay)
     taken = _taken(program, groups, kept, slots)
     _serve_only_when_paid(program, [[(column, problem.place_share)] for column in taken], paid, delay)
-    usd = program.solve()
+    usd = program.solve(time_limit_seconds)
     return Bound(usd=max(0.0, usd - _TOLERANCE * (1.0 + usd)), slot_seconds=length, whole_replicas=whole)
 
 
@@ -273,7 +286,7 @@ class _Program:
         self._row_lower.append(lower)
         self._row_upper.append(upper)
 
-    def solve(self) -> float:
+    def solve(self, time_limit_seconds: float | None = None) -> float:
         """Return a lower bound of the least cost: the optimum, or what has been proven when the solver stops early."""
         program = highspy.HighsLp()
         program.num_col_, program.num_row_ = len(self._costs), len(self._row_lower)
@@ -288,7 +301,7 @@ class _Program:
         if is_mixed:
             kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
             program.integrality_ = [kinds[integer] for integer in self._integer]
-        solver = highspy.Highs()  # type: ignore[no-untyped-call]  # its constructor has no annotation
+        solver = _silent_solver()
         # One thread and a limit in branches, not in seconds: the same problem gives the same bound on every machine.
         for option, value in (
             ("output_flag", False),
@@ -297,6 +310,8 @@ class _Program:
             ("mip_max_nodes", _MAXIMUM_BRANCHES),
         ):
             solver.setOptionValue(option, value)
+        if time_limit_seconds is not None:
+            solver.setOptionValue("time_limit", time_limit_seconds)
         solver.passModel(program)
         solver.run()
         status = solver.getModelStatus()
@@ -304,6 +319,21 @@ class _Program:
             raise BoundError("bound: no policy can keep this share: the first replicas start too late for it")
         information = solver.getInfo()
         bound = information.mip_dual_bound if is_mixed else information.objective_function_value
-        if not is_mixed and status != highspy.HighsModelStatus.kOptimal:
-            raise BoundError(f"bound: the solver stopped with {solver.modelStatusToString(status)}")
+        if (not is_mixed and status != highspy.HighsModelStatus.kOptimal) or not math.isfinite(bound):
+            raise BoundError(
+                f"bound: the solver stopped with {solver.modelStatusToString(status)} and has proven nothing"
+            )
         return float(bound)
+
+
+def _silent_solver() -> Any:
+    """Return a solver; the library greets on standard output when the first one is made, before it can be told not to."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        return highspy.Highs()  # type: ignore[no-untyped-call]  # its constructor has no annotation
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
