@@ -1,0 +1,3 @@
+module fleetpack.dev/tests/kind-probe
+
+go 1.26.0
