@@ -32,7 +32,7 @@ check: setup ## Format, lint, types, import layers, generated files (no cluster 
 	@$(BIN)/ruff format --check --quiet . || { echo "check: run 'make format'"; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
-	@$(BIN)/mypy -p control_plane -p demonstration -p benchmarks -p images_build -m installation
+	@$(BIN)/mypy -p control_plane -p kind_cluster -p demonstration -p benchmarks -p images_build -m installation
 	@$(BIN)/lint-imports --no-cache > /tmp/fleetpack-lint-imports.$$$$ || { cat /tmp/fleetpack-lint-imports.$$$$; exit 1; }; rm -f /tmp/fleetpack-lint-imports.*
 	@$(BIN)/python hack/generate_crds.py --check
 	@$(BIN)/python hack/generate_api_reference.py --check
@@ -41,8 +41,12 @@ check: setup ## Format, lint, types, import layers, generated files (no cluster 
 	@echo "check: all good"
 
 .PHONY: test
-test: setup ## Run every test, on a real control plane too (built the first time, then started in seconds)
+test: setup ## Run every test, on a real control plane too (built the first time), and in kind where a Docker engine answers
 	@$(BIN)/pytest $(TESTS)
+
+.PHONY: test-kind
+test-kind: setup ## Run the tests that need real kubelets, in a kind cluster of their own (FLEETPACK_KIND_CLUSTER=NAME: in that one)
+	@FLEETPACK_KIND_REQUIRED=1 $(BIN)/pytest $(or $(TESTS),tests/kind)
 
 .PHONY: test-kills
 test-kills: setup ## Kill the operator at each of its first 100 writes, before and after delivery (a quarter of an hour)
@@ -50,7 +54,7 @@ test-kills: setup ## Kill the operator at each of its first 100 writes, before a
 
 .PHONY: test-fast
 test-fast: setup ## Run the tests that need no cluster
-	@$(BIN)/pytest -m "not cluster" $(TESTS)
+	@$(BIN)/pytest -m "not cluster and not kind" $(TESTS)
 
 .PHONY: format
 format: setup ## Format and fix what can be fixed by itself
@@ -64,6 +68,15 @@ cluster-up: setup ## Start a real control plane on this machine (NAME=x for anot
 .PHONY: cluster-down
 cluster-down: setup ## End that control plane and remove its state
 	@$(BIN)/python hack/cluster --name $(or $(NAME),default) down
+
+# Needs a Docker engine; where there is none, `hack/kind engine up` starts one (Debian, as root).
+.PHONY: kind-up
+kind-up: setup ## Create a kind cluster with real kubelets (NAME=x for another one); `hack/kind env` says how to use it
+	@$(BIN)/python hack/kind --name $(or $(NAME),fleetpack) up
+
+.PHONY: kind-down
+kind-down: setup ## Delete that kind cluster
+	@$(BIN)/python hack/kind --name $(or $(NAME),fleetpack) down
 
 .PHONY: images
 images: setup ## Build the container images (LOAD=CLUSTER puts them on the nodes of a kind cluster)

@@ -16,7 +16,6 @@ import sys
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -27,6 +26,7 @@ from kubectl import Kubectl
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HACK_KIND = REPOSITORY / "hack" / "kind"
+NOT_RUN = pytest.StashKey[str]()
 NAMES_OF_THE_ENVIRONMENT = ("DOCKER_HOST", "KUBECONFIG", "KIND")
 """What `hack/kind env` prints, and what says where a cluster is that was made by hand."""
 
@@ -95,7 +95,7 @@ class KindCluster:
 def kind_cluster(request: pytest.FixtureRequest) -> Iterator[KindCluster]:
     """Return the session's kind cluster."""
     kept_name = os.environ.get("FLEETPACK_KIND_CLUSTER")
-    if kept_name and all(os.environ.get(name) for name in NAMES_OF_THE_ENVIRONMENT):
+    if kept_name and is_named_by_environment():
         yield KindCluster(
             name=kept_name, kubeconfig=Path(os.environ["KUBECONFIG"]), environment=_without_proxies(dict(os.environ))
         )
@@ -148,12 +148,40 @@ def hack_kind_environment(name: str) -> dict[str, str]:
     return environment
 
 
-@cache
+def is_named_by_environment() -> bool:
+    """Tell whether the environment says all about a cluster that was made by hand."""
+    return all(os.environ.get(name) for name in ("FLEETPACK_KIND_CLUSTER", *NAMES_OF_THE_ENVIRONMENT))
+
+
 def engine_problem() -> str | None:
-    """Return why no kind cluster can run here, or None where an engine answers (asked once a run)."""
+    """Return why no kind cluster can run here, or None where an engine answers."""
+    if is_named_by_environment():
+        return None
     command = [sys.executable, str(HACK_KIND), "engine", "status"]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    return None if answer.returncode == 0 else answer.stderr.strip() or answer.stdout.strip() or "no Docker engine"
+    if answer.returncode == 0:
+        return None
+    return answer.stderr.strip().removeprefix("kind: ") or f"hack/kind engine status: exit code {answer.returncode}"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip the kind suite where no engine answers; last, because what `-m` and `-k` leave out needs none."""
+    wanted = [item for item in items if item.get_closest_marker("kind")]
+    if not wanted or config.option.collectonly or (problem := engine_problem()) is None:
+        return
+    if os.environ.get("FLEETPACK_KIND_REQUIRED"):
+        raise pytest.UsageError(f"the kind suite must run, and cannot: {problem}")
+    config.stash[NOT_RUN] = f"The kind suite did NOT run ({len(wanted)} tests): {problem}"
+    for item in wanted:
+        item.add_marker(pytest.mark.skip(reason="no Docker engine: see the last lines"))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End the run with what was left out, below everything else, where it is read."""
+    terminal = config.pluginmanager.getplugin("terminalreporter")
+    if terminal is not None and (told := config.stash.get(NOT_RUN, None)):
+        terminal.write_line(told, yellow=True, bold=True)
 
 
 def _without_proxies(environment: dict[str, str]) -> dict[str, str]:
