@@ -3,7 +3,7 @@
 The parts add up. Real kernels overlap some of them (a roofline would take the maximum), but static Neuron graphs hardly do, and a sum
 keeps a step affine in batch and context, so that any number of steps has a closed form. What the formulas leave out: speculative
 decoding, prefix caching, chunked prefill, expert imbalance (docs/fidelity.md shows what that costs). `StepCosts` holds them in
-whole picoseconds: then the jump over many steps and the walk over each give the very same instant.
+whole femtoseconds: then the jump over many steps and the walk over each give the very same instant.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from math import ceil, isqrt
 
 from fleetpack_simulator.engine.profile import EngineProfile
 
-PICOSECONDS = 10**12
+FEMTOSECONDS = 10**15
 # Smallest compiled bucket, of prefill and of decode; Neuron's auto-bucketing doubles from 128 up to the window (NxD Inference,
 # bucketing). The published rows show both: the median token of Llama-3-8B takes 7.41 ms in a window of 8,192, the mean one
 # 6.9 ms, which is what half the tokens in the bucket of 4,096 make of it.
@@ -155,31 +155,35 @@ def _prefill_parameters(profile: EngineProfile) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepCosts:
-    """A decode step in whole picoseconds: fixed + batch · sequence + context · context_token."""
+    """A decode step in whole femtoseconds: fixed + batch · sequence + context · context_token."""
 
-    fixed_picoseconds: int
-    sequence_picoseconds: int
-    context_token_picoseconds: int
+    fixed_femtoseconds: int
+    sequence_femtoseconds: int
+    context_token_femtoseconds: int
 
-    def elapsed_picoseconds(self, steps: int, batch: int, context_tokens: int) -> int:
+    def elapsed_femtoseconds(self, steps: int, batch: int, context_tokens: int) -> int:
         """Return the time of `steps` steps, over which each sequence's context grows by one token per step."""
         first = (
-            self.fixed_picoseconds + batch * self.sequence_picoseconds + context_tokens * self.context_token_picoseconds
+            self.fixed_femtoseconds
+            + batch * self.sequence_femtoseconds
+            + context_tokens * self.context_token_femtoseconds
         )
-        growth = batch * self.context_token_picoseconds
+        growth = batch * self.context_token_femtoseconds
         return steps * first + growth * (steps * (steps - 1) // 2)
 
-    def whole_steps(self, elapsed_picoseconds: int, batch: int, context_tokens: int) -> int:
-        """Return the largest number of steps that take at most `elapsed_picoseconds`: the exact inverse."""
+    def whole_steps(self, elapsed_femtoseconds: int, batch: int, context_tokens: int) -> int:
+        """Return the largest number of steps that take at most `elapsed_femtoseconds`: the exact inverse."""
         first = (
-            self.fixed_picoseconds + batch * self.sequence_picoseconds + context_tokens * self.context_token_picoseconds
+            self.fixed_femtoseconds
+            + batch * self.sequence_femtoseconds
+            + context_tokens * self.context_token_femtoseconds
         )
-        growth = batch * self.context_token_picoseconds
+        growth = batch * self.context_token_femtoseconds
         if growth == 0:
-            return elapsed_picoseconds // first
+            return elapsed_femtoseconds // first
         # growth·k² + (2·first − growth)·k − 2·elapsed ≤ 0, solved in whole numbers.
         linear = 2 * first - growth
-        return (isqrt(linear * linear + 8 * growth * elapsed_picoseconds) - linear) // (2 * growth)
+        return (isqrt(linear * linear + 8 * growth * elapsed_femtoseconds) - linear) // (2 * growth)
 
 
 def step_costs(profile: EngineProfile, bucket_tokens: int | None = None) -> StepCosts:
@@ -187,12 +191,14 @@ def step_costs(profile: EngineProfile, bucket_tokens: int | None = None) -> Step
     if profile.hardware.static_shapes:
         constant_seconds = decode_step_seconds(profile, profile.maximum_batch, 0, bucket_tokens)
         return StepCosts(
-            fixed_picoseconds=round(constant_seconds * PICOSECONDS), sequence_picoseconds=0, context_token_picoseconds=0
+            fixed_femtoseconds=round(constant_seconds * FEMTOSECONDS),
+            sequence_femtoseconds=0,
+            context_token_femtoseconds=0,
         )
     # Experts touched at a full batch: a mean over the batch would make a step no longer affine in it.
     sequences = profile.maximum_batch if profile.model.has_experts else 1
     return StepCosts(
-        fixed_picoseconds=round(pass_seconds(profile, sequences) * PICOSECONDS),
-        sequence_picoseconds=round(sequence_seconds(profile) * PICOSECONDS),
-        context_token_picoseconds=round(context_token_seconds(profile) * PICOSECONDS),
+        fixed_femtoseconds=round(pass_seconds(profile, sequences) * FEMTOSECONDS),
+        sequence_femtoseconds=round(sequence_seconds(profile) * FEMTOSECONDS),
+        context_token_femtoseconds=round(context_token_seconds(profile) * FEMTOSECONDS),
     )

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from fleetpack_simulator.engine.performance import (
-    PICOSECONDS,
+    FEMTOSECONDS,
     StepCosts,
     context_bucket,
     prefill_seconds,
@@ -27,7 +27,7 @@ from fleetpack_simulator.engine.performance import (
 from fleetpack_simulator.engine.profile import EngineProfile
 
 # Instants go in and out as float seconds; near 1e5 s a float resolves 15 ps, so a caller may be that much too early by rounding alone.
-_CLOCK_TOLERANCE_PICOSECONDS = 1_000
+_CLOCK_TOLERANCE_FEMTOSECONDS = 1_000_000
 
 
 class RequestError(ValueError):
@@ -91,7 +91,7 @@ class EngineCounters:
 
 @dataclass(slots=True)
 class _Sequence:
-    """A live request; times in picoseconds."""
+    """A live request; times in femtoseconds."""
 
     request: EngineRequest
     output_tokens: int
@@ -113,7 +113,7 @@ class EngineReplica:
         self._bucket_costs: dict[int, StepCosts] = {}
         self._static = profile.hardware.static_shapes
         self._kv_capacity_tokens = profile.kv_capacity_tokens
-        self._prefill_picoseconds: dict[int, int] = {}
+        self._prefill_femtoseconds: dict[int, int] = {}
         self._clock = 0
         self._live: dict[int, _Sequence] = {}
         self._waiting: deque[_Sequence] = deque()
@@ -140,12 +140,14 @@ class EngineReplica:
     def next_event_seconds(self) -> float | None:
         """When the batch changes next if nothing is submitted until then; None: the engine is idle."""
         if self._events:
-            return self._clock / PICOSECONDS
+            return self._clock / FEMTOSECONDS
         if self._stretch_end is None:
             return None
-        seconds = self._stretch_end / PICOSECONDS
+        seconds = self._stretch_end / FEMTOSECONDS
         # Rounding must not make the caller come back just before the event, for ever.
-        return seconds if round(seconds * PICOSECONDS) >= self._stretch_end else math.nextafter(seconds, math.inf)
+        while round(seconds * FEMTOSECONDS) < self._stretch_end:
+            seconds = math.nextafter(seconds, math.inf)
+        return seconds
 
     def submit(self, request: EngineRequest, now_seconds: float) -> None:
         """Take a request at `now_seconds`; it is admitted at once, at the next step boundary, or when its turn comes."""
@@ -221,10 +223,10 @@ class EngineReplica:
         return _Sequence(request, output_tokens, kv_tokens, now)
 
     def _move_clock(self, now_seconds: float) -> int:
-        now = round(now_seconds * PICOSECONDS)
+        now = round(now_seconds * FEMTOSECONDS)
         if now < self._clock:
-            if self._clock - now > _CLOCK_TOLERANCE_PICOSECONDS:
-                raise ValueError(f"time went back from {self._clock / PICOSECONDS} s to {now_seconds} s")
+            if self._clock - now > _CLOCK_TOLERANCE_FEMTOSECONDS:
+                raise ValueError(f"time went back from {self._clock / FEMTOSECONDS} s to {now_seconds} s")
             now = self._clock
         while self._stretch_end is not None and self._stretch_end <= now:
             self._finish_stretch(self._stretch_end)
@@ -280,7 +282,7 @@ class EngineReplica:
         request = sequence.request
         self._prompt_tokens += request.prompt_tokens
         self._generated_tokens += 1
-        self._events.append(FirstToken(request_id=request.request_id, at_seconds=now / PICOSECONDS))
+        self._events.append(FirstToken(request_id=request.request_id, at_seconds=now / FEMTOSECONDS))
         if sequence.output_tokens == 1 or sequence.aborted:
             self._end(sequence, now, 1)
             return
@@ -324,10 +326,10 @@ class EngineReplica:
         self._events.append(
             Completion(
                 request_id=request.request_id,
-                submitted_seconds=sequence.submitted / PICOSECONDS,
-                admitted_seconds=None if sequence.admitted is None else sequence.admitted / PICOSECONDS,
-                first_token_seconds=None if sequence.first_token is None else sequence.first_token / PICOSECONDS,
-                finished_seconds=now / PICOSECONDS,
+                submitted_seconds=sequence.submitted / FEMTOSECONDS,
+                admitted_seconds=None if sequence.admitted is None else sequence.admitted / FEMTOSECONDS,
+                first_token_seconds=None if sequence.first_token is None else sequence.first_token / FEMTOSECONDS,
+                finished_seconds=now / FEMTOSECONDS,
                 prompt_tokens=request.prompt_tokens,
                 output_tokens=output_tokens,
                 reason=FinishReason.ABORT if is_aborted else FinishReason.LENGTH,
@@ -353,11 +355,11 @@ class EngineReplica:
         return self._costs.whole_steps(self._clock - self._stretch_start, len(self._batch), self._context_tokens)
 
     def _decode_time(self, steps: int) -> int:
-        return self._costs.elapsed_picoseconds(steps, len(self._batch), self._context_tokens)
+        return self._costs.elapsed_femtoseconds(steps, len(self._batch), self._context_tokens)
 
     def _prefill_time(self, prompt_tokens: int) -> int:
-        picoseconds = self._prefill_picoseconds.get(prompt_tokens)
-        if picoseconds is None:
-            picoseconds = round(prefill_seconds(self.profile, prompt_tokens) * PICOSECONDS)
-            self._prefill_picoseconds[prompt_tokens] = picoseconds
-        return picoseconds
+        femtoseconds = self._prefill_femtoseconds.get(prompt_tokens)
+        if femtoseconds is None:
+            femtoseconds = round(prefill_seconds(self.profile, prompt_tokens) * FEMTOSECONDS)
+            self._prefill_femtoseconds[prompt_tokens] = femtoseconds
+        return femtoseconds

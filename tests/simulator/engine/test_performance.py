@@ -21,7 +21,7 @@ from fleetpack_simulator.engine import (
     prefill_seconds,
     step_costs,
 )
-from fleetpack_simulator.engine.performance import PICOSECONDS, StepCosts
+from fleetpack_simulator.engine.performance import FEMTOSECONDS, StepCosts
 
 INFERENTIA2 = Hardware(
     name="inferentia2",
@@ -138,7 +138,10 @@ whole = st.integers(0, 10**12)
 
 @given(
     costs=st.builds(
-        StepCosts, fixed_picoseconds=st.integers(1, 10**12), sequence_picoseconds=whole, context_token_picoseconds=whole
+        StepCosts,
+        fixed_femtoseconds=st.integers(1, 10**12),
+        sequence_femtoseconds=whole,
+        context_token_femtoseconds=whole,
     ),
     steps=st.integers(0, 10**5),
     batch=st.integers(1, 512),
@@ -147,16 +150,16 @@ whole = st.integers(0, 10**12)
 def test_should_invert_the_time_of_any_number_of_steps_exactly(
     costs: StepCosts, steps: int, batch: int, context_tokens: int
 ) -> None:
-    elapsed = costs.elapsed_picoseconds(steps, batch, context_tokens)
+    elapsed = costs.elapsed_femtoseconds(steps, batch, context_tokens)
 
     assert costs.whole_steps(elapsed, batch, context_tokens) == steps
     assert costs.whole_steps(elapsed - 1, batch, context_tokens) == steps - 1 or steps == 0
 
 
-def test_should_hold_the_formula_of_a_step_in_whole_picoseconds() -> None:
+def test_should_hold_the_formula_of_a_step_in_whole_femtoseconds() -> None:
     hardware = replace(INFERENTIA2, static_shapes=False)
     profile = compiled(LLAMA_8B, hardware, 8, 32, 4096)
 
-    picoseconds = step_costs(profile).elapsed_picoseconds(1, 7, 9_000)
+    femtoseconds = step_costs(profile).elapsed_femtoseconds(1, 7, 9_000)
 
-    assert math.isclose(picoseconds / PICOSECONDS, decode_step_seconds(profile, 7, 9_000), rel_tol=1e-6)
+    assert math.isclose(femtoseconds / FEMTOSECONDS, decode_step_seconds(profile, 7, 9_000), rel_tol=1e-6)

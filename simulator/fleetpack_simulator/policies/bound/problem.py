@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fleetpack_simulator.engine import EngineProfile, prefill_seconds, step_costs
-from fleetpack_simulator.engine.performance import PICOSECONDS, StepCosts
+from fleetpack_simulator.engine.performance import FEMTOSECONDS, StepCosts
 from fleetpack_simulator.world.setting import ModelSetting, WorldSetting
 
 Memo = dict[int, tuple[float, StepCosts]]
@@ -81,9 +81,9 @@ def engine_work(
         memo[prompt_tokens] = (prefill_seconds(profile, prompt_tokens), step_costs(profile, prompt_tokens + 1))
     prefill, costs = memo[prompt_tokens]
     steps = min(output_tokens, room) - 1
-    fixed = steps * costs.fixed_picoseconds / PICOSECONDS
+    fixed = steps * costs.fixed_femtoseconds / FEMTOSECONDS
     contexts = steps * (prompt_tokens + 1) + steps * (steps - 1) / 2
-    own = (steps * costs.sequence_picoseconds + contexts * costs.context_token_picoseconds) / PICOSECONDS
+    own = (steps * costs.sequence_femtoseconds + contexts * costs.context_token_femtoseconds) / FEMTOSECONDS
     return prefill, fixed / profile.maximum_batch + own, prefill + fixed + own
 
 
