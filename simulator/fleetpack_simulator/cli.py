@@ -1,7 +1,8 @@
 """`fleetpack-sim`: serve simulated replicas in real time, and replay loads against them.
 
 Exit codes: 0 done, 1 the load was not served as it should be (failed requests, or the replayer lagged so that the run says
-nothing), 2 wrong usage or settings. Progress and summaries for people go to the terminal, machine-readable results to files.
+nothing), 2 wrong usage or settings, 3 a container was not given the cores that its replica needs. Progress and summaries for people go
+to the terminal, machine-readable results to files.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ from aiohttp import web
 from rich.console import Console
 from rich.table import Table
 
-from fleetpack_simulator.calibration.command import calibrate_command
 from fleetpack_simulator.given_cores import (
     VISIBLE_CORES,
     CoresError,
@@ -30,6 +30,7 @@ from fleetpack_simulator.given_cores import (
     refuse_unreachable,
     visible_cores,
 )
+from fleetpack_simulator.lazy_commands import LazyGroup
 from fleetpack_simulator.load import (
     Endpoints,
     LoadSummary,
@@ -43,8 +44,6 @@ from fleetpack_simulator.load import (
 from fleetpack_simulator.pods import DEPLOYMENT_LABEL, SERVING_LABEL, watching
 from fleetpack_simulator.punctuality import prefer_punctuality
 from fleetpack_simulator.registry import PodRegistry, Registry, StaticRegistry
-from fleetpack_simulator.report.command import compare_command
-from fleetpack_simulator.scenarios.commands import run, swarm
 from fleetpack_simulator.server import start_server
 from fleetpack_simulator.settings import PREFIX, ReplicaSettings, expected_cores, replica_settings
 from fleetpack_simulator.workload import GENERATORS, GeneratorOptions, Request, compress, generate, read_trace, within
@@ -59,7 +58,18 @@ _kubeconfig_option = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(LazyGroup):
+    """The commands of `fleetpack-sim`."""
+
+    lazy: Mapping[str, str] = {
+        "calibrate": "fleetpack_simulator.calibration.command:calibrate_command",
+        "compare": "fleetpack_simulator.report.command:compare_command",
+        "run": "fleetpack_simulator.scenarios.commands:run",
+        "swarm": "fleetpack_simulator.scenarios.commands:swarm",
+    }
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("-v", "--verbose", is_flag=True, help="Say more about what happens.")
 def main(verbose: bool) -> None:
     """Simulated inference replicas, and loads to try them with."""
@@ -341,11 +351,6 @@ def _print_summary(summary: LoadSummary) -> None:
             f"[bold red]void:[/] the replayer lagged by more than {summary.lag_limit_seconds * 1000:.0f} ms at p99"
         )
 
-
-main.add_command(calibrate_command)
-main.add_command(compare_command)
-main.add_command(run)
-main.add_command(swarm)
 
 if __name__ == "__main__":
     main()

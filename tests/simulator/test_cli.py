@@ -134,3 +134,20 @@ def test_should_say_what_is_wrong_and_exit_with_2(arguments: list[str], message:
 
     assert result.exit_code == 2
     assert message in " ".join(result.output.replace("│", " ").split())
+
+
+def test_should_say_which_package_a_command_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "highspy", None)
+    for name in [
+        name
+        for name in sys.modules
+        if name.startswith(("fleetpack_simulator.report", "fleetpack_simulator.policies.bound"))
+    ]:
+        monkeypatch.delitem(sys.modules, name)
+
+    helped, called = invoke("--help"), invoke("compare", "--help")
+
+    assert helped.exit_code == 0
+    assert "Not here: the Python package highspy is not installed." in helped.output
+    assert called.exit_code == 2
+    assert "the Python package highspy is not installed: install fleetpack[simulator]" in called.output
