@@ -19,8 +19,8 @@ for package in $unwanted; do
 done
 rm -f /var/lib/dpkg/info/*.prerm /var/lib/dpkg/info/*.postrm /var/lib/dpkg/info/*.triggers
 # shellcheck disable=SC2086 # one word for each package
-dpkg --purge --force-all $installed >/dev/null 2>&1
-rm -rf /usr/bin/dpkg* /usr/sbin/dpkg* /usr/share/dpkg /usr/lib/dpkg /etc/dpkg /etc/apt /etc/alternatives
+dpkg --purge --force-all $installed >/tmp/purge.log 2>&1 || { cat /tmp/purge.log >&2; exit 1; }
+rm -rf /usr/bin/dpkg* /usr/sbin/dpkg* /usr/share/dpkg /usr/lib/dpkg /etc/dpkg /etc/apt
 find /var/lib/dpkg -mindepth 1 ! -name status -delete
 
 for library in /usr/local/lib/python3.* /usr/lib/python3.*; do
