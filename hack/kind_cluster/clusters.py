@@ -239,7 +239,7 @@ def _forward(state: KindState, port: int) -> KindState:
 
 def _found_whole(state: KindState) -> KindState | None:
     """Return the record of a cluster that can go on being used, or None; a forwarder that has died is started again."""
-    if not state.is_complete or (state.is_own and not own_engine.is_running()):
+    if not state.is_complete or (state.is_own and not own_engine.is_running()) or not _is_in_engine(state):
         return None
     if state.is_own and (state.forwarder is None or not is_alive(state.forwarder)):
         say(f"{state.name}: starting the way to its API server again")
@@ -303,6 +303,13 @@ def _told(node: dict[str, Any]) -> str:
 
 def _existing(engine: Engine) -> list[str]:
     return run((kind_program(), "get", "clusters"), environment=engine.environment()).split()
+
+
+def _is_in_engine(state: KindState) -> bool:
+    try:
+        return state.name in _existing(state.engine)
+    except ControlPlaneError:
+        return False
 
 
 def _remove(state: KindState) -> None:

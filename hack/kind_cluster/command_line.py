@@ -160,6 +160,8 @@ def _run_engine(action: str) -> int:
         return 0
     if os.geteuid() != 0:
         raise ControlPlaneError("an own Docker engine needs root: run as root, or install Docker and start it")
+    # A root of `su` may lack the folders of the system's own programs.
+    os.environ["PATH"] = f"{os.environ.get('PATH', '')}:{packages.SYSTEM_FOLDERS}"
     packages.install_missing()
     was_started = own_engine.up()
     try:
