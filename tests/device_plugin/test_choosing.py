@@ -27,8 +27,14 @@ def machine(name: str = "inf2.24xlarge") -> InstanceType:
     return machine_of(load_catalog(), name)
 
 
-def wants(name: str, cores: str, at: float = 0.0, resource: NeuronResource = CORE) -> WaitingPod:
-    return WaitingPod(name=name, created_at=at, resource=resource, planned=parse_cores(cores))
+def wants(
+    name: str, cores: str, at: float = 0.0, resource: NeuronResource = CORE, *, size: int = 0, asked: bool = False
+) -> WaitingPod:
+    planned = parse_cores(cores)
+    size = size or planned.bit_count()
+    return WaitingPod(
+        name=name, question=name, created_at=at, resource=resource, size=size, planned=planned, asked=asked
+    )
 
 
 def request(available: str, units: int, must: str = "", resource: NeuronResource = CORE) -> PreferenceRequest:
@@ -46,9 +52,28 @@ def test_should_mean_the_oldest_pod_of_the_size_and_its_name_on_ties() -> None:
     assert chosen(choose(machine(), request("0-11", 2), waiting)) == ("2-3", "a")
 
 
-def test_should_pass_over_a_pod_whose_cores_are_not_all_there() -> None:
+def test_should_keep_a_plan_when_an_older_one_is_broken() -> None:
     waiting = (wants("first", "0-3", 1.0), wants("second", "8-11", 2.0))
-    assert chosen(choose(machine(), request("2-11", 4), waiting)) == ("8-11", "second")
+    assert chosen(choose(machine(), request("2-11", 4), waiting)) == ("2-5", None)
+
+
+def test_should_mean_a_foreign_pod_when_it_is_the_oldest_of_its_size() -> None:
+    waiting = (wants("foreign", "", 1.0, size=4), wants("planned", "0-3", 2.0))
+    assert chosen(choose(machine(), request("0-7", 4), waiting)) == ("4-7", None)
+
+
+def test_should_mean_each_pod_once() -> None:
+    planned = wants("planned", "0-3", 2.0)
+    foreign = wants("foreign", "", 1.0, size=4, asked=True)
+    assert chosen(choose(machine(), request("0-11", 4), (foreign, planned))) == ("0-3", "planned")
+    # Its cores are given out already, although nobody lists it yet.
+    granted = wants("granted", "4-7", 1.0, asked=True)
+    assert chosen(choose(machine(), request("0-3", 4), (granted,))) == ("0-3", None)
+
+
+def test_should_mean_a_pod_again_whose_answer_was_lost() -> None:
+    waiting = (wants("first", "0-3", 1.0, asked=True), wants("second", "8-11", 2.0, asked=True))
+    assert chosen(choose(machine(), request("0-11", 4), waiting)) == ("0-3", "first")
 
 
 def test_should_include_what_an_earlier_container_leaves_behind() -> None:
@@ -129,10 +154,7 @@ def test_should_only_ever_choose_legal_free_sets_that_no_other_plan_needs(
 ) -> None:
     node = machine(name)
     free &= (1 << node.cores) - 1
-    waiting = tuple(
-        WaitingPod(name=f"p{index}", created_at=float(index), resource=CORE, planned=planned)
-        for index, planned in enumerate(plans)
-    )
+    waiting = tuple(wants(f"p{index}", format_cores(planned), float(index)) for index, planned in enumerate(plans))
     asked = PreferenceRequest(resource=CORE, available=free, must_include=0, units=units)
     answer = choose(node, asked, waiting)
     assert answer == choose(node, asked, waiting[::-1]), "the order of the Pods does not matter"

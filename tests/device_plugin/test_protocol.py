@@ -77,6 +77,29 @@ async def test_should_keep_a_foreign_pod_off_the_cores_that_others_wait_for(kube
     assert (foreign.ids, planned.ids) == (cores("8-11"), cores("0-7"))
 
 
+async def test_should_give_a_plan_to_its_pod_and_not_to_an_older_foreign_pod_of_its_size(kubelet: KubeletSide) -> None:
+    board = PodBoard(node_pod("foreign", count=4), node_pod("planned", "0-3"))
+    async with running_plugin(kubelet.folder, board):
+        await registered(kubelet)
+        foreign = await kubelet.admit("default/foreign", 4)
+        # The kubelet's list was not read yet: only the question tells that the foreign Pod has had its turn.
+        planned = await kubelet.admit("default/planned", 4)
+    assert planned.ids == cores("0-3")
+    assert not foreign.ids & planned.ids
+
+
+async def test_should_mean_the_same_pod_again_after_a_restart_of_the_kubelet(kubelet: KubeletSide) -> None:
+    board = PodBoard(node_pod("first", "0-1"), node_pod("second", "6-7"))
+    async with running_plugin(kubelet.folder, board):
+        await registered(kubelet)
+        everything = sorted(cores("0-11"))
+        before = await kubelet.prefer(everything, 2)
+        await kubelet.restart()
+        await registered(kubelet)
+        after = [await kubelet.prefer(everything, 2) for _ in range(2)]
+    assert [before, *after] == [sorted(cores(text)) for text in ("0-1", "0-1", "6-7")]
+
+
 async def test_should_refuse_a_foreign_pod_rather_than_break_a_plan(kubelet: KubeletSide) -> None:
     board = PodBoard(node_pod("planned", "4-7"), node_pod("foreign", count=8))
     async with running_plugin(kubelet.folder, board):

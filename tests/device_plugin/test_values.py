@@ -174,7 +174,19 @@ def test_should_see_a_pod_wait_until_it_holds_cores() -> None:
 
 @pytest.mark.parametrize("cores", ["4-6", "nonsense", ""])
 def test_should_believe_no_plan_that_is_not_of_the_pods_size(cores: str) -> None:
-    assert waiting_cores(raw_pod({CORE: "4"}, cores=cores)) == []
+    assert waiting_cores(raw_pod({CORE: "4"}, cores=cores)) == [""]
+
+
+def test_should_see_each_container_wait_and_know_which_was_asked_for() -> None:
+    raw = raw_pod({CORE: "4"}, cores="4-7")
+    raw["spec"]["containers"].append({"name": "helper", "resources": {"limits": {CORE: "1"}}})
+    pod = project_node_pod(raw)
+    assert pod is not None
+    first, second = waiting_pods(MACHINE, (pod,), frozenset(), frozenset({"n/a/u/0"}))
+    assert [(one.size, format_cores(one.planned), one.asked) for one in (first, second)] == [
+        (4, "4-7", True),
+        (1, "", False),
+    ]
 
 
 def test_should_leave_pods_without_neuron_cores_aside() -> None:

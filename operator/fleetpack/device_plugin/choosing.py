@@ -1,10 +1,10 @@
 """Which cores the kubelet should take, and which it must not.
 
 `choose` answers GetPreferredAllocation. The request says how many, not for whom; the kubelet admits Pods in the order in which they
-were created, so the oldest waiting Pod of that size whose planned cores are all available is the one that is meant. Where two Pods
-of one size swap, both still get legal cores, and the truth is read back later. A Pod without a plan, or whose plan cannot be kept
-any more, gets the legal set that costs the future least and that no waiting plan needs; the kubelet is told of no set
-rather than of an illegal one, and fails the Pod with our sentence.
+were created and asks once for each container, so the oldest waiting Pod of that size for which it has not asked yet is the one
+that is meant, with a plan or without. Where the guess is wrong, two Pods of one size swap: both still get legal cores, and the truth
+is read back later. A Pod without a plan, or whose plan cannot be kept any more, gets the legal set that costs the future least
+and that no waiting plan needs; the kubelet is told of no set rather than of an illegal one, and fails the Pod with our sentence.
 
 `judge` answers Allocate: the kubelet may have chosen by itself, so whatever comes is held against the rules once more. Within
 one resource the kubelet's own accounting is the truth and is not doubted; across the two it keeps none, and this is the one place
@@ -24,14 +24,20 @@ from fleetpack.device_plugin.silicon import NeuronResource, Refusal, RefusalReas
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitingPod:
-    """A Pod that is bound to this node, has a plan, and holds no cores yet."""
+    """A container of a Pod that is bound to this node and holds no cores yet."""
 
     name: str
     """`namespace/name`."""
+    question: str
+    """Tells this container's question from all others."""
     created_at: float
     resource: NeuronResource
+    size: int
+    """How many cores it asks for."""
     planned: int
-    """Mask of the planned cores."""
+    """Mask of the planned cores; 0: no plan."""
+    asked: bool = False
+    """Whether the kubelet seems to have asked for it already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +58,7 @@ class Preference:
 
     cores: int
     planned_for: str | None
-    """The Pod that must be meant; None: a set for a Pod without a plan that can be kept."""
+    """The Pod whose plan this is; None: a set for a Pod without a plan that can be kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,9 +75,9 @@ def choose(
     instance_type: InstanceType, request: PreferenceRequest, waiting: tuple[WaitingPod, ...]
 ) -> Preference | Refusal:
     """Return the cores that the kubelet should take for this request."""
-    planned = planned_pod(instance_type, request, waiting)
-    if planned is not None:
-        return Preference(cores=planned.planned, planned_for=planned.name)
+    meant = meant_pod(instance_type, request, waiting)
+    if meant is not None and can_keep(instance_type, request, meant):
+        return Preference(cores=meant.planned, planned_for=meant.name)
     size = request.units * unit_cores(instance_type, request.resource)
     legal = legal_masks(instance_type, size)
     if isinstance(legal, Misfit):
@@ -85,7 +91,7 @@ def choose(
         free = format_cores(request.available) or "none"
         message = f"{request.resource}: no legal set of {size} cores is free on this {instance_type.name} (free cores: {free})"
         return Refusal(reason=RefusalReason.NO_FREE_RANGE, message=message)
-    needed, names = _needed_by_plans(request.available, waiting)
+    needed, names = _needed_by_plans(request.available, tuple(pod for pod in waiting if pod is not meant))
     spare = [mask for mask in fitting if not mask & needed]
     if not spare:
         message = (
@@ -96,21 +102,34 @@ def choose(
     return Preference(cores=_least_loss(instance_type, request.available & ~needed, spare), planned_for=None)
 
 
-def planned_pod(
+def meant_pod(
     instance_type: InstanceType, request: PreferenceRequest, waiting: tuple[WaitingPod, ...]
 ) -> WaitingPod | None:
-    """Return the oldest waiting Pod of the request's size whose planned cores can all be taken; None: there is none."""
+    """Return who is meant by a request; None: nobody who is known.
+
+    Once all of that size were asked for, the kubelet asks again for one whose answer it has lost: one whose plan is still free.
+    """
     size = request.units * unit_cores(instance_type, request.resource)
     fitting = [
         pod
         for pod in waiting
         if pod.resource is request.resource
-        and pod.planned.bit_count() == size
+        and pod.size == size
+        # What an earlier container leaves behind came from the plan of the same Pod.
+        and (not pod.planned or pod.planned & request.must_include == request.must_include)
+        and (not pod.asked or can_keep(instance_type, request, pod))
+    ]
+    return min(fitting, key=lambda pod: (pod.asked, pod.created_at, pod.question), default=None)
+
+
+def can_keep(instance_type: InstanceType, request: PreferenceRequest, pod: WaitingPod) -> bool:
+    """Whether a Pod has a plan and the request can be answered with it."""
+    return (
+        pod.planned != 0
         and pod.planned & request.available == pod.planned
         and pod.planned & request.must_include == request.must_include
         and is_legal(instance_type, pod.planned)
-    ]
-    return min(fitting, key=lambda pod: (pod.created_at, pod.name), default=None)
+    )
 
 
 def judge(instance_type: InstanceType, request: AllocationRequest) -> Refusal | None:
@@ -145,7 +164,9 @@ def is_legal(instance_type: InstanceType, cores: int) -> bool:
 
 def _needed_by_plans(available: int, waiting: tuple[WaitingPod, ...]) -> tuple[int, tuple[str, ...]]:
     """Return the cores of the plans that can still be kept, and whose they are; a broken plan needs nothing any more."""
-    kept = sorted((pod for pod in waiting if pod.planned & available == pod.planned), key=lambda pod: pod.name)
+    kept = sorted(
+        (pod for pod in waiting if pod.planned and pod.planned & available == pod.planned), key=lambda pod: pod.name
+    )
     needed = 0
     for pod in kept:
         needed |= pod.planned

@@ -95,6 +95,7 @@ class _Servicer:
     ) -> AsyncIterator[api_pb2.ListAndWatchResponse]:
         del request, context
         self._streams += 1
+        self._plugin.forget_questions()
         sent: tuple[DeviceState, ...] | None = None
         try:
             while True:

@@ -22,9 +22,11 @@ from fleetpack.device_plugin.choosing import (
     AllocationRequest,
     Preference,
     PreferenceRequest,
+    WaitingPod,
+    can_keep,
     choose,
     judge,
-    planned_pod,
+    meant_pod,
 )
 from fleetpack.device_plugin.metrics import PluginMetrics
 from fleetpack.device_plugin.pods import NodePod, live_pods, remembered_holdings, waiting_pods
@@ -142,6 +144,7 @@ class DevicePlugin:
         self._clock = clock
         self._metrics = metrics
         self._causes: dict[str, int] = {}
+        self._asked: frozenset[str] = frozenset()
 
     @property
     def unhealthy(self) -> int:
@@ -204,10 +207,14 @@ class DevicePlugin:
         request = PreferenceRequest(
             resource=resource, available=free, must_include=self._mask(resource, must_include), units=units
         )
-        waiting = waiting_pods(instance_type, self._pods.cached(), self.accounts.holders)
-        if planned_pod(instance_type, request, waiting) is None:
-            # The Pod may be newer than the watch: the kubelet has a watch of its own.
-            waiting = waiting_pods(instance_type, await self._asked_pods(), self.accounts.holders)
+        waiting = self._waiting(self._pods.cached())
+        meant = meant_pod(instance_type, request, waiting)
+        if meant is None or not can_keep(instance_type, request, meant):
+            # The Pod may be newer than the watch, or the one meant gone already: the kubelet has a watch of its own.
+            waiting = self._waiting(await self._asked_pods())
+            meant = meant_pod(instance_type, request, waiting)
+        if meant is not None:
+            self._asked |= {meant.question}
         answer = choose(instance_type, request, waiting)
         if isinstance(answer, Refusal):
             raise self._refused("prefer", resource, answer)
@@ -243,6 +250,13 @@ class DevicePlugin:
             )
             for mask in masks
         )
+
+    def forget_questions(self) -> None:
+        """A kubelet begins anew: it asks again for every Pod that has no cores yet."""
+        self._asked = frozenset()
+
+    def _waiting(self, pods: tuple[NodePod, ...]) -> tuple[WaitingPod, ...]:
+        return waiting_pods(self.source.instance_type, pods, self.accounts.holders, self._asked)
 
     def _held_by_other(self, resource: NeuronResource) -> int:
         other = NeuronResource.DEVICE if resource is NeuronResource.CORE else NeuronResource.CORE

@@ -1,7 +1,7 @@
 """What the plugin keeps of the Pods of its node, and which of them wait for cores.
 
-A Pod waits from when it is bound until it holds cores. One that is ending, has ended or runs waits for nothing, and neither does
-one whose plan has another size than it asks for: such an annotation cannot have come from a plan. An annotation that cannot be
+A Pod waits from when it is bound until it holds cores. One that is ending, has ended or runs waits for nothing. A plan of
+another size than the Pod asks for counts as none: such an annotation cannot have come from a plan. An annotation that cannot be
 read counts as none, so that nobody's typing error can hide a Pod.
 """
 
@@ -75,16 +75,29 @@ def project_node_pod(raw: Mapping[str, Any]) -> NodePod | None:
 
 
 def waiting_pods(
-    instance_type: InstanceType, pods: tuple[NodePod, ...], holders: frozenset[str]
+    instance_type: InstanceType,
+    pods: tuple[NodePod, ...],
+    holders: frozenset[str],
+    asked: frozenset[str] = frozenset(),
 ) -> tuple[WaitingPod, ...]:
-    """Return the Pods with a plan that hold no cores yet."""
+    """Return each container for which the kubelet has still to ask; `asked` are those questions that seem to have come already."""
     waiting = []
     for pod in pods:
-        if pod.phase != "Pending" or pod.terminating or not pod.planned or pod.key in holders:
+        if pod.phase != "Pending" or pod.terminating or pod.key in holders:
             continue
-        resource = _planned_resource(instance_type, pod)
-        if resource is not None:
-            waiting.append(WaitingPod(name=pod.key, created_at=pod.created_at, resource=resource, planned=pod.planned))
+        planned_index = _planned_index(instance_type, pod)
+        for index, (resource, units) in enumerate(pod.requests):
+            question = f"{pod.key}/{pod.uid}/{index}"
+            one = WaitingPod(
+                name=pod.key,
+                question=question,
+                created_at=pod.created_at,
+                resource=resource,
+                size=units * unit_cores(instance_type, resource),
+                planned=pod.planned if index == planned_index else 0,
+                asked=question in asked,
+            )
+            waiting.append(one)
     return tuple(waiting)
 
 
@@ -116,10 +129,11 @@ def remembered_holdings(pods: tuple[NodePod, ...]) -> tuple[Holding, ...]:
     )
 
 
-def _planned_resource(instance_type: InstanceType, pod: NodePod) -> NeuronResource | None:
-    for resource, units in pod.requests:
-        if units * unit_cores(instance_type, resource) == pod.planned.bit_count():
-            return resource
+def _planned_index(instance_type: InstanceType, pod: NodePod) -> int | None:
+    """Return which request the plan is for; None: for none, or there is no plan."""
+    for index, (resource, units) in enumerate(pod.requests):
+        if pod.planned and units * unit_cores(instance_type, resource) == pod.planned.bit_count():
+            return index
     return None
 
 
