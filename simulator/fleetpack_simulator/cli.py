@@ -62,6 +62,7 @@ class _Commands(LazyGroup):
     """The commands of `fleetpack-sim`."""
 
     lazy: Mapping[str, str] = {
+        "accelerators": "fleetpack_simulator.report.accelerators_command:accelerators_command",
         "calibrate": "fleetpack_simulator.calibration.command:calibrate_command",
         "compare": "fleetpack_simulator.report.command:compare_command",
         "run": "fleetpack_simulator.scenarios.commands:run",

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from fleetpack.catalog import Accelerator, UnknownAccelerator, load_catalog
+from fleetpack.catalog import Accelerator, Catalog, UnknownAccelerator, load_catalog
 from fleetpack_simulator.engine import EngineProfile, Hardware, ModelShape, Topology, coefficients_for
 
 PREFIX = "FLEETPACK_ENGINE_"
@@ -72,9 +72,9 @@ def expected_cores(environment: Mapping[str, str]) -> int | None:
     return _whole(environment, "CORES", None)
 
 
-def hardware_of(accelerator_name: str) -> Hardware:
-    """Return the engine's view of an accelerator in the catalog."""
-    match load_catalog().accelerator(accelerator_name):
+def hardware_of(accelerator_name: str, catalog: Catalog | None = None) -> Hardware:
+    """Return the engine's view of an accelerator in the catalog (None: the one that comes with fleetpack)."""
+    match (catalog or load_catalog()).accelerator(accelerator_name):
         case UnknownAccelerator(nearest=nearest):
             hint = f"; the nearest are {', '.join(nearest)}" if nearest else ""
             raise SettingsError(f"{PREFIX}ACCELERATOR is {accelerator_name!r}, which is not in the catalog{hint}")
