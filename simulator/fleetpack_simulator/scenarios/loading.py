@@ -256,7 +256,7 @@ def _delays(given: Mapping[str, Any]) -> Delays:
 
 
 def _fault(entry: Mapping[str, Any]) -> Fault:
-    _known(entry, {"kind", "at", "duration", "target", "share", "delay", "factor"}, "faults")
+    _known(entry, {"kind", "at", "duration", "target", "share", "delay", "factor", "cores"}, "faults")
     try:
         return Fault(
             kind=FaultKind(str(entry.get("kind"))),
@@ -266,6 +266,7 @@ def _fault(entry: Mapping[str, Any]) -> Fault:
             share=float(entry.get("share", 1.0)),
             seconds=_seconds(entry.get("delay", "0s"), "faults: delay"),
             factor=float(entry.get("factor", 1.0)),
+            cores=int(entry.get("cores", 2)),
         )
     except ValueError as error:
         kinds = ", ".join(kind.value for kind in FaultKind)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fleetpack.catalog import load_catalog
-from fleetpack.core.deployments import Deployment, Disruption, SignalSpecification, Variant
+from fleetpack.core.deployments import Deployment, Disruption, Mode, SignalSpecification, Variant
 from fleetpack.core.fleet import Offering, Pool, PoolProvider, Resources
 from fleetpack_simulator.engine import EngineProfile
 from fleetpack_simulator.settings import PREFIX, replica_settings
@@ -20,7 +20,7 @@ from fleetpack_simulator.workload import GeneratorOptions, Request, generate
 from fleetpack_simulator.world.cluster import node_of
 from fleetpack_simulator.world.faults import INSTANT, Fault, FaultKind
 from fleetpack_simulator.world.invariants import Violation
-from fleetpack_simulator.world.setting import BootBehaviour, Delays, ModelSetting, WorldSetting
+from fleetpack_simulator.world.setting import BootBehaviour, Delays, ModelSetting, SpecChange, WorldSetting
 from fleetpack_simulator.world.simulation import RunResult, simulate
 
 SAFETY_SECONDS = 240.0
@@ -83,12 +83,14 @@ def draw_setting(seed: int) -> WorldSetting:
             kind = catalog.instance_types[draw.choice(kinds)]
             nodes.append(node_of(f"{name}-initial-{number}", name, kind, kind.price_usd_per_hour))
     models = tuple(_model(index, families, seed, draw) for index in range(draw.randint(1, 3)))
+    faults = _faults(draw, models)
     return WorldSetting(
         models=models,
         pools=tuple(pools),
         nodes=tuple(nodes),
         boots=boots,
-        faults=_faults(draw, models),
+        faults=faults,
+        changes=_changes(draw, models),
         delays=Delays(
             watch_seconds=draw.choice((0.02, 0.05, 0.5)),
             write_seconds=draw.choice((0.01, 0.05, 0.4)),
@@ -208,9 +210,36 @@ def _faults(draw: random.Random, models: tuple[ModelSetting, ...]) -> tuple[Faul
                 if kind is FaultKind.METRICS_LATE
                 else draw.choice((0.5, 2.0, 4.0)),
                 factor=draw.choice((0.0, 0.3, 5.0)),
+                cores=draw.choice((1, 2, 4, 8)),
             )
         )
     return tuple(found)
+
+
+def _changes(draw: random.Random, models: tuple[ModelSetting, ...]) -> tuple[SpecChange, ...]:
+    """Draw what people do to the specs meanwhile; in the end every model is there and scales by itself."""
+    found = []
+    for number in range(draw.choice((0, 0, 1, 2, 4))):
+        key = draw.choice(models).deployment.key
+        at_seconds = draw.uniform(10.0, SAFETY_SECONDS * 0.9)
+        kind = draw.choice(("template", "template", "bounds", "mode", "delete"))
+        if kind == "template":
+            found.append(SpecChange(at_seconds=at_seconds, deployment=key, template_hash=f"hash-{number + 1}"))
+        elif kind == "bounds":
+            least = draw.choice((1, 2, 3))
+            bounds = (("minimum_replicas", least), ("maximum_replicas", least + draw.choice((0, 1, 6))))
+            found.append(SpecChange(at_seconds=at_seconds, deployment=key, fields=bounds))
+        elif kind == "mode":
+            mode = draw.choice((Mode.MANUAL, Mode.ADVISORY, Mode.PAUSED))
+            by_hand = (("mode", mode), ("replicas", draw.choice((1, 2, 5))))
+            found.append(SpecChange(at_seconds=at_seconds, deployment=key, fields=by_hand))
+        else:
+            found.append(SpecChange(at_seconds=at_seconds, deployment=key, deleted=True))
+            back_seconds = min(at_seconds + draw.choice((0.5, 5.0, 40.0)), SAFETY_SECONDS)
+            found.append(SpecChange(at_seconds=back_seconds, deployment=key))
+    keys = sorted({change.deployment for change in found})
+    automatic = (("mode", Mode.AUTO),)
+    return (*found, *(SpecChange(at_seconds=SAFETY_SECONDS, deployment=key, fields=automatic) for key in keys))
 
 
 def _target(kind: FaultKind, models: tuple[ModelSetting, ...], draw: random.Random) -> str:
@@ -231,4 +260,15 @@ def _describe(setting: WorldSetting) -> str:
     pools = ", ".join(f"{pool.name} ({pool.provider}, {len(pool.offerings)} types)" for pool in setting.pools)
     models = ", ".join(f"{model.deployment.key} ({len(model.load)} requests)" for model in setting.models)
     faults = ", ".join(f"{fault.kind} at {fault.at_seconds:.0f} s" for fault in setting.faults) or "none"
-    return f"pools {pools}; models {models}; faults {faults}"
+    changes = ", ".join(f"{_change_text(change)} at {change.at_seconds:.0f} s" for change in setting.changes) or "none"
+    return f"pools {pools}; models {models}; faults {faults}; changes {changes}"
+
+
+def _change_text(change: SpecChange) -> str:
+    """Say what an edit does, in a word or two."""
+    name = change.deployment.rpartition("/")[2]
+    if change.deleted:
+        return f"delete {name}"
+    if change.template_hash:
+        return f"new template of {name}"
+    return f"{name} {', '.join(f'{field} {value}' for field, value in change.fields) or 'made anew'}"

@@ -27,9 +27,9 @@ class GeneratorOptions:
     peak_rate_per_second: float = 15.0
     """The rate after a step, at the end of a ramp, on top of a spike, a sine or a day."""
     at_seconds: float = 120.0
-    """When a step, ramp or spike begins."""
+    """When a step, ramp, spike or flash crowd begins."""
     width_seconds: float = 60.0
-    """How long a ramp climbs or a spike lasts."""
+    """How long a ramp climbs or a spike lasts; the half-life of a flash crowd."""
     period_seconds: float = 600.0
     """One turn of a sine, or the length of the day."""
     prompt_tokens: int = 1000
@@ -122,6 +122,23 @@ def _production_chat(options: GeneratorOptions, now: float) -> float:
     return options.rate_per_second * (1 + wander)
 
 
+def _flash_crowd(options: GeneratorOptions, now: float) -> float:
+    """Everyone comes within a few seconds, and the crowd loses interest exponentially; `width_seconds` is its half-life.
+
+    Sharp rises far beyond the usual rate are what the server logs of popular sites show (Jung, Krishnamurthy and Rabinovich, "Flash
+    Crowds and Denial of Service Attacks", WWW 2002); that the crowd halves in equal times is a simple assumption.
+    """
+    since = now - options.at_seconds
+    if since < 0:
+        return options.rate_per_second
+    risen = min(1.0, since / _FLASH_RISE_SECONDS)
+    left = math.exp2(-max(0.0, since - _FLASH_RISE_SECONDS) / options.width_seconds)
+    return options.rate_per_second + risen * left * (options.peak_rate_per_second - options.rate_per_second)
+
+
+_FLASH_RISE_SECONDS = 5.0
+"""From rest to the top: far below any cold start, which is what makes a flash crowd hard."""
+
 PRODUCTION_CHAT = "production-chat"
 # The statistics aimed at are those of a published production chat trace: AzureLLMInferenceTrace_conv 2023-11-16, first half hour
 # (Azure/AzurePublicDataset; Patel et al., Splitwise, ISCA'24): gaps with a coefficient of variation of 1.09, prompts of mean 1155,
@@ -156,6 +173,7 @@ GENERATORS: Mapping[str, Rate] = MappingProxyType(
         "sine": _sine,
         "diurnal": _diurnal,
         "spike": _spike,
+        "flash-crowd": _flash_crowd,
         PRODUCTION_CHAT: _production_chat,
     }
 )

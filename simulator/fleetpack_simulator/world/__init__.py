@@ -9,7 +9,7 @@ an exception; a setting that cannot be simulated is refused with `ValueError` be
 
 from fleetpack_simulator.world.faults import Fault, FaultKind
 from fleetpack_simulator.world.policy import ModelView, PodView, Policy, PolicyView
-from fleetpack_simulator.world.setting import BootBehaviour, Delays, ModelSetting, WorldSetting
+from fleetpack_simulator.world.setting import BootBehaviour, Delays, ModelSetting, SpecChange, WorldSetting
 from fleetpack_simulator.world.simulation import Progress, RunResult, simulate
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "PolicyView",
     "Progress",
     "RunResult",
+    "SpecChange",
     "WorldSetting",
     "simulate",
 ]

@@ -27,15 +27,18 @@ from fleetpack.core.decision import (
     SetScale,
 )
 from fleetpack.core.deployments import Deployment
-from fleetpack.core.fleet import Node, Pool, Replica, ReplicaPhase, Resources, Taint
+from fleetpack.core.fleet import ForeignPod, Node, Pool, Replica, ReplicaPhase, Resources, Taint
+from fleetpack_simulator.checking.machines import MACHINES, why_illegal
 from fleetpack_simulator.world.costs import CostMeter
 from fleetpack_simulator.world.events import Clock, EventQueue, Kind
 from fleetpack_simulator.world.faults import FaultKind, Weather
-from fleetpack_simulator.world.setting import BootBehaviour, ModelSetting, WorldSetting
+from fleetpack_simulator.world.setting import BootBehaviour, ModelSetting, SpecChange, WorldSetting
 from fleetpack_simulator.world.traffic import ServingReplica, Traffic
 
 _BIND_AGAIN_SECONDS = 1.0
 """kube-scheduler tries a Pod that does not fit again when something changes; once a second comes to the same."""
+_SWAP_WITHIN_SECONDS = 0.5
+"""The kubelet admits Pods one by one; those that come within this time can be mistaken for one another."""
 _SPOT_TAINT = Taint(key="aws-node-termination-handler/spot-itn", effect="NoSchedule")
 
 Refusal = tuple[Outcome, str] | None
@@ -47,9 +50,10 @@ Watcher = Callable[[str, str, object], None]
 class SimulatedPod:
     """One Pod: what the API server says of it, and what is behind it."""
 
-    __slots__ = ("key", "model", "seen", "serving")
+    __slots__ = ("bound_at_seconds", "key", "model", "seen", "serving")
 
     def __init__(self, key: str, model: int, seen: Replica) -> None:
+        self.bound_at_seconds = -1.0
         self.key = key
         self.model = model
         self.seen = seen
@@ -64,6 +68,7 @@ class SimulatedCluster:
         self.weather = Weather(setting.faults)
         self.nodes: dict[str, Node] = {node.name: node for node in setting.nodes}
         self.pods: dict[str, SimulatedPod] = {}
+        self.foreign_pods: dict[str, ForeignPod] = {}
         self.deployments: dict[str, Deployment] = {model.deployment.key: model.deployment for model in setting.models}
         self.pools: dict[str, Pool] = {pool.name: pool for pool in setting.pools}
         self.models: dict[str, int] = {model.deployment.key: index for index, model in enumerate(setting.models)}
@@ -80,6 +85,7 @@ class SimulatedCluster:
         self._random = random.Random(f"{setting.seed}/cluster")
         self._watchers: list[Watcher] = []
         self._dead_machines: set[str] = set()
+        self._silent_machines: set[str] = set()
         self._images: set[tuple[str, str]] = set()
         """Node and image."""
         self._compiled: set[tuple[str, str]] = set()
@@ -112,6 +118,25 @@ class SimulatedCluster:
             return None
         return self._write_pod(action)
 
+    def edit(self, change: SpecChange) -> None:
+        """Let somebody edit, delete or make anew an InferenceDeployment; the garbage collector takes a deleted one's Pods."""
+        key = change.deployment
+        if change.deleted:
+            if self.deployments.pop(key, None) is not None:
+                self._tell("deployment", key, None)
+            for pod in [pod for _, pod in sorted(self.pods.items()) if pod.seen.deployment == key]:
+                self.delete_pod(pod)
+            return
+        own = self.deployments.get(key)
+        if own is None:
+            self._count += 1
+            own = replace(self.setting.models[self.models[key]].deployment, uid=f"uid-again-{self._count}")
+        changes = dict(change.fields)
+        if change.template_hash:
+            changes["variants"] = tuple(replace(one, template_hash=change.template_hash) for one in own.variants)
+        self.deployments[key] = replace(own, **changes)
+        self._tell("deployment", key, self.deployments[key])
+
     def respecify(self, deployment: str, **changes: Any) -> Refusal:
         """Change fields of a spec."""
         if deployment not in self.deployments:
@@ -124,6 +149,8 @@ class SimulatedCluster:
         key = f"{action.deployment.partition('/')[0]}/{action.name}"
         if key in self.pods:
             return Outcome.UNKNOWN, f"pod {key}: already exists"
+        if action.deployment not in self.deployments:
+            return Outcome.FAILED, f"{action.deployment}: not found"
         variant = self.deployments[action.deployment].variant(action.variant)
         if variant is None:
             return Outcome.FAILED, f"{action.deployment}: variant {action.variant} is gone from the spec"
@@ -220,25 +247,117 @@ class SimulatedCluster:
         if node is None or not node.ready or not self._fits(pod.seen, node):
             self._later(_BIND_AGAIN_SECONDS, partial(self._bind, pod, uid))
             return
-        self._change(pod, phase=ReplicaPhase.STARTING)
+        pod.bound_at_seconds = self._clock.now
+        cores = self._given(pod.seen)
+        if cores is None:
+            # The kubelet cannot give what the scheduler has counted: the Pod fails at admission.
+            self.fail_pod(pod, "UnexpectedAdmissionError")
+            return
+        self._change(pod, phase=ReplicaPhase.STARTING, cores=cores)
+        self._place(pod)
+        self._swap(pod)
+        self._later(self._start_seconds(pod, node), partial(self._started, pod, uid))
+
+    def _given(self, wanted: Replica) -> int | None:
+        """Return the cores that the device plugin gives: the planned ones, or others of the size where those are taken by now."""
+        taken = self._allocated(wanted.node)
+        if not wanted.cores & taken:
+            return wanted.cores
+        planned = 0
+        for pod in self._on_node(wanted.node):
+            planned |= pod.seen.planned_cores if pod.seen.phase is ReplicaPhase.UNBOUND else 0
+        free_of_plans = self._legal_cores(self.nodes[wanted.node], wanted.cores_count, taken | planned)
+        return free_of_plans or self._legal_cores(self.nodes[wanted.node], wanted.cores_count, taken)
+
+    def _allocated(self, node: str) -> int:
+        """Return the cores that somebody holds."""
+        taken = 0
+        for pod in self.pods.values():
+            if pod.seen.node == node and pod.seen.phase in _HOLDING:
+                taken |= pod.seen.cores
+        for foreign in self.foreign_pods.values():
+            taken |= (foreign.cores or 0) if foreign.node == node else 0
+        return taken
+
+    def _legal_cores(self, node: Node, count: int, taken: int) -> int | None:
+        """Return free cores in a row that the machine's links permit; the highest, as nobody asked for any."""
+        machine = MACHINES.get(node.instance_type.name)
+        if machine is None:
+            return None
+        for device in node.unhealthy_devices:
+            taken |= ((1 << machine.cores_per_device) - 1) << (device * machine.cores_per_device)
+        for start in range(machine.cores - count, -1, -1):
+            mask = ((1 << count) - 1) << start
+            if not mask & taken and why_illegal(machine, tuple(range(start, start + count))) is None:
+                return mask
+        return None
+
+    def _place(self, pod: SimulatedPod) -> None:
         placement = {
             "replica": pod.key,
             "deployment": pod.seen.deployment,
-            "node": node.name,
+            "node": pod.seen.node,
             "cores": pod.seen.cores,
             "fromSeconds": self._clock.now,
             "toSeconds": None,
         }
         self.placements.append(placement)
         self._open_placements[pod.seen.uid] = placement
-        self._later(self._start_seconds(pod, node), partial(self._started, pod, uid))
+
+    def _swap(self, pod: SimulatedPod) -> None:
+        """Perhaps give a Pod the cores of another one that was bound just before, and the other its own."""
+        fault = self.weather.active(FaultKind.KUBELET_SWAP, self._clock.now)
+        if fault is None or self._random.random() >= fault.share:
+            return
+        for other in self._on_node(pod.seen.node):
+            bound_before_seconds = self._clock.now - other.bound_at_seconds
+            alike = other.seen.phase is ReplicaPhase.STARTING and other.seen.cores_count == pod.seen.cores_count
+            if other is pod or not alike or bound_before_seconds > _SWAP_WITHIN_SECONDS:
+                continue
+            own, others = pod.seen.cores, other.seen.cores
+            self._change(pod, cores=others)
+            self._change(other, cores=own)
+            self._open_placements[pod.seen.uid]["cores"] = others
+            self._open_placements[other.seen.uid]["cores"] = own
+            return
+
+    def land_foreign_pod(self, node_name: str, cores: int, stays_seconds: float) -> None:
+        """Let somebody else's Pod land on a node, if the scheduler can count it in and the kubelet has cores for it."""
+        node = self.nodes.get(node_name)
+        if node is None or not node.ready:
+            return
+        self._count += 1
+        name = f"others/job-{self._count}"
+        requests = Resources(cpu_millicores=100, memory_bytes=2**27, pods=1, accelerator_cores=cores)
+        if not self._has_left(requests, node):
+            return
+        planned = 0
+        for pod in self._on_node(node_name):
+            planned |= pod.seen.planned_cores if pod.seen.phase is ReplicaPhase.UNBOUND else 0
+        taken = self._allocated(node_name)
+        mask = self._legal_cores(node, cores, taken | planned) or self._legal_cores(node, cores, taken)
+        if mask is None:
+            return
+        self.foreign_pods[name] = ForeignPod(name=name, node=node_name, requests=requests, cores=mask)
+        self._tell("foreign", name, self.foreign_pods[name])
+        self._later(stays_seconds, partial(self._forget_foreign, name))
+
+    def _forget_foreign(self, name: str) -> None:
+        if self.foreign_pods.pop(name, None) is not None:
+            self._tell("foreign", name, None)
 
     def _fits(self, wanted: Replica, node: Node) -> bool:
+        return self._has_left(wanted.requests, node)
+
+    def _has_left(self, wanted: Resources, node: Node) -> bool:
         free = node.allocatable
         for pod in self.pods.values():
             if pod.seen.node == node.name and pod.seen.phase not in (ReplicaPhase.UNBOUND, ReplicaPhase.FAILED):
                 free = free.minus(pod.seen.requests)
-        left = free.minus(wanted.requests)
+        for foreign in self.foreign_pods.values():
+            if foreign.node == node.name:
+                free = free.minus(foreign.requests)
+        left = free.minus(wanted)
         return min(left.cpu_millicores, left.memory_bytes, left.pods, left.accelerator_cores) >= 0
 
     def _start_seconds(self, pod: SimulatedPod, node: Node) -> float:
@@ -261,6 +380,9 @@ class SimulatedCluster:
             return
         self._compiled.add((pod.seen.deployment, pod.seen.variant))
         pod.serving = self._traffic.start(pod.key, pod.model, self._model(pod).engines[pod.seen.variant])
+        if pod.seen.node in self._silent_machines:
+            # It serves, and nobody hears of it until its machine does.
+            return
         self._change(pod, phase=ReplicaPhase.READY, ready_at=self._clock.epoch_seconds)
         self._traffic.open(pod.serving, self._clock.now)
 
@@ -283,6 +405,31 @@ class SimulatedCluster:
         for pod in self._on_node(name):
             if pod.seen.cores & mask and pod.seen.phase in _RUNNING:
                 self.fail_pod(pod, "DeviceUnhealthy")
+
+    def silence_machine(self, name: str, seconds: float) -> None:
+        """Let a machine be NotReady for a while: its Pods are out of service, live on, and come back with it."""
+        node = self.nodes.get(name)
+        if node is None or not node.ready or name in self._dead_machines:
+            return
+        self._silent_machines.add(name)
+        self._change_node(name, ready=False)
+        for pod in self._on_node(name):
+            if pod.seen.phase is ReplicaPhase.READY:
+                if pod.serving is not None:
+                    self._traffic.close(pod.serving)
+                self._change(pod, phase=ReplicaPhase.STARTING, ready_at=None)
+        self._later(seconds, partial(self._heard_again, name, node.created_at))
+
+    def _heard_again(self, name: str, created_at: float) -> None:
+        self._silent_machines.discard(name)
+        node = self.nodes.get(name)
+        if node is None or node.created_at != created_at or name in self._dead_machines or node.taints:
+            return
+        self._change_node(name, ready=True)
+        for pod in self._on_node(name):
+            if pod.seen.phase is ReplicaPhase.STARTING and pod.serving is not None:
+                self._change(pod, phase=ReplicaPhase.READY, ready_at=self._clock.epoch_seconds)
+                self._traffic.open(pod.serving, self._clock.now)
 
     def warn_spot(self, name: str) -> None:
         """Give the notice that a machine will be taken back: it is cordoned now and gone later."""
@@ -325,6 +472,8 @@ class SimulatedCluster:
             if pod.seen.phase is not ReplicaPhase.UNBOUND:
                 self._stop(pod)
                 self._forget(pod)
+        for foreign in [one.name for one in self.foreign_pods.values() if one.node == name]:
+            self._forget_foreign(foreign)
         self.node_costs.release(name, self._clock.now)
         next(one for one in reversed(self.machines) if one["node"] == name)["toSeconds"] = self._clock.now
         del self.nodes[name]
@@ -398,6 +547,8 @@ class SimulatedCluster:
         self._queue.push(self._clock.now + seconds, Kind.LIFECYCLE, act)
 
 
+_HOLDING = (ReplicaPhase.STARTING, ReplicaPhase.READY, ReplicaPhase.DRAINING, ReplicaPhase.TERMINATING)
+"""What has been bound and not ended holds its cores."""
 _RUNNING = (ReplicaPhase.STARTING, ReplicaPhase.READY, ReplicaPhase.DRAINING)
 
 

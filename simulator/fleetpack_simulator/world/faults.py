@@ -17,6 +17,10 @@ class FaultKind(StrEnum):
     """A machine dies at once; the cluster notices after the kubelet's silence, and the Node goes later still."""
     SPOT_INTERRUPTION = "spot-interruption"
     """The cloud takes a machine back: cordoned at the notice, gone two minutes later."""
+    NODE_NOT_READY = "node-not-ready"
+    """A machine falls silent and comes back after the duration; its Pods live on and are out of service meanwhile."""
+    FOREIGN_POD = "foreign-pod"
+    """Somebody else's Pod with `cores` lands on a node, outside the planner, and goes after the duration."""
     DEVICE_FAILURE = "device-failure"
     """One chip of a node dies, and the replicas on it with it."""
     REPLICA_CRASH = "replica-crash"
@@ -25,6 +29,8 @@ class FaultKind(StrEnum):
     """The cloud has no machine of the target type (empty: of any) while it lasts."""
     START_FAILURE = "start-failure"
     """A share of the Pods created while it lasts fails instead of becoming Ready."""
+    KUBELET_SWAP = "kubelet-swap"
+    """Of two Pods of one size that are bound to a node at about the same time, a share gets the cores planned for the other."""
     NEVER_BOUND = "never-bound"
     """A share of the Pods created while it lasts is never bound to its node."""
     METRICS_MISSING = "metrics-missing"
@@ -57,6 +63,8 @@ INSTANT = frozenset(
     }
 )
 """Kinds that happen once; the others need a duration."""
+STRIKES = INSTANT | {FaultKind.NODE_NOT_READY, FaultKind.FOREIGN_POD}
+"""Kinds that begin with an event; some of them also end with one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,10 +79,14 @@ class Fault:
     share: float = 1.0
     seconds: float = 0.0
     factor: float = 1.0
+    cores: int = 2
+    """Cores that a foreign Pod asks for."""
 
     def __post_init__(self) -> None:
         if self.at_seconds < 0 or self.duration_seconds < 0 or self.seconds < 0 or self.factor < 0:
             raise ValueError(f"fault {self.kind}: at, duration, seconds and factor must not be negative")
+        if self.cores < 1:
+            raise ValueError(f"fault {self.kind}: cores is {self.cores}, it must be at least 1")
         if not 0 <= self.share <= 1:
             raise ValueError(f"fault {self.kind}: share is {self.share}, it must be from 0 to 1")
         if self.kind not in INSTANT and self.duration_seconds == 0:

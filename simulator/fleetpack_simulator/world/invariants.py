@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fleetpack.core.decision import Action, CreateReplica, DeleteReplica, DrainReplica, LaunchNode
-from fleetpack.core.fleet import FleetSnapshot, Node, ReplicaPhase
+from fleetpack.core.fleet import FleetSnapshot, Node, Replica, ReplicaPhase
 from fleetpack.core.inputs import Inputs, Plan
 from fleetpack_simulator.checking.machines import MACHINES, Layout, why_illegal
 from fleetpack_simulator.world.cluster import SimulatedCluster, SimulatedPod
@@ -75,23 +75,28 @@ class Invariants:
 
     def after_plan(self, inputs: Inputs, plan: Plan) -> None:
         """Hold a plan's removals against `minReplicas`, by what the operator itself could see."""
-        victims: dict[str, int] = {}
-        phases = {(one.deployment, one.name): one.phase for one in inputs.snapshot.replicas}
+        replicas = {(one.deployment, one.name): one for one in inputs.snapshot.replicas}
+        victims: dict[str, list[Replica]] = {}
         for action in plan.actions:
-            if isinstance(action, DrainReplica | DeleteReplica) and phases.get((action.deployment, action.name)) in (
-                ReplicaPhase.READY,
-                ReplicaPhase.STARTING,
-            ):
-                victims[action.deployment] = victims.get(action.deployment, 0) + 1
+            if isinstance(action, DrainReplica | DeleteReplica):
+                victim = replicas.get((action.deployment, action.name))
+                if victim is not None and victim.phase in (ReplicaPhase.READY, ReplicaPhase.STARTING):
+                    victims.setdefault(action.deployment, []).append(victim)
         for deployment in inputs.deployments:
             # A ceiling beats minReplicas, and an order by hand may be below it.
             if deployment.key not in victims or deployment.maximum_usd_per_hour is not None:
                 continue
             live = _live(inputs.snapshot, deployment.key)
             least = min(deployment.minimum_replicas, deployment.replicas)
-            left = live - victims[deployment.key]
-            if left < least:
-                told = f"{victims[deployment.key]} of {live} replicas are given up, minReplicas is {least}"
+            current = {variant.name: variant.template_hash for variant in deployment.variants}
+            old = [one for one in victims[deployment.key] if current.get(one.variant) != one.template_hash]
+            # What loads an old template serves nobody, so to replace it gives up nothing; what serves may go first where the next
+            # one has no room beside it.
+            replaced = sum(one.phase is ReplicaPhase.STARTING for one in old)
+            replaced += 0 if self._has_room(deployment.key) else sum(one.phase is ReplicaPhase.READY for one in old)
+            given_up = len(victims[deployment.key]) - replaced
+            if given_up and live - given_up < least:
+                told = f"{given_up} of {live} replicas are given up, minReplicas is {least}"
                 self._violate("never-below-minimum", deployment.key, told)
 
     def at_rest(self) -> None:
@@ -99,8 +104,9 @@ class Invariants:
         for key, deployment in sorted(self._cluster.deployments.items()):
             live = [pod for pod in self._cluster.pods.values() if pod.seen.deployment == key]
             ready = sum(pod.seen.phase is ReplicaPhase.READY for pod in live)
-            if ready < deployment.minimum_replicas and self._has_room(key):
-                told = f"{ready} of {deployment.minimum_replicas} replicas are ready and there is room for more"
+            least = min(deployment.minimum_replicas, deployment.replicas)
+            if ready < least and self._has_room(key):
+                told = f"{ready} of {least} replicas are ready and there is room for more"
                 self._violate("minimum-restored", key, told)
             gateway = self._traffic.gateways[self._cluster.models[key]]
             silent_seconds = self._clock.now - gateway.last_ended_seconds
@@ -137,19 +143,24 @@ class Invariants:
             self._violate("legal-cores", pod.key, f"cores {list(cores)} of {node.name} ({machine.name}): {reason}")
 
     def _overlaps(self, node: str, pods: Iterable[SimulatedPod]) -> None:
-        taken: dict[int, str] = {}
-        union = 0
+        """Look for cores that two Pods hold, or that were promised to one while another had them."""
+        seen: list[tuple[str, int, bool, bool]] = [
+            (pod.name, pod.cores or 0, False, True) for pod in self._cluster.foreign_pods.values() if pod.node == node
+        ]
         for pod in pods:
-            mask = pod.seen.cores
-            if mask & union:
-                others = sorted(other for cores, other in taken.items() if cores & mask)
-                told = f"holds cores of {node} that {', '.join(others)} hold: {mask & union:#x}"
-                self._violate("no-double-booking", pod.key, told)
-            union |= mask
-            taken[mask] = pod.key
+            bound = pod.seen.phase is not ReplicaPhase.UNBOUND
+            elsewhere = pod.seen.cores != pod.seen.planned_cores
+            for other, cores, other_waits, other_surprised in seen:
+                # What the kubelet or somebody else's Pod took by surprise may have been promised to one that waits to be bound.
+                surprise = (other_surprised and not bound) or (elsewhere and other_waits)
+                if pod.seen.cores & cores and not surprise:
+                    told = f"holds cores of {node} that {other} holds: {pod.seen.cores & cores:#x}"
+                    self._violate("no-double-booking", pod.key, told)
+            seen.append((pod.key, pod.seen.cores, not bound, elsewhere))
 
     def _ceiling(self, pod: SimulatedPod) -> None:
-        ceiling = self._cluster.deployments[pod.seen.deployment].maximum_usd_per_hour
+        deployment = self._cluster.deployments.get(pod.seen.deployment)
+        ceiling = None if deployment is None else deployment.maximum_usd_per_hour
         if ceiling is None:
             return
         rate = self._cluster.replica_costs.usd_per_hour(pod.seen.deployment)
@@ -171,8 +182,8 @@ class Invariants:
 
     def _has_room(self, deployment: str) -> bool:
         """Whether one more replica would fit a ready node now: a legal, free, healthy set of cores, and the other resources."""
-        wanted = self._cluster.deployments[deployment]
-        if wanted.maximum_usd_per_hour is not None:
+        wanted = self._cluster.deployments.get(deployment)
+        if wanted is None or wanted.maximum_usd_per_hour is not None:
             return False
         for node in self._cluster.nodes.values():
             pool = self._cluster.pools[node.pool]
@@ -182,6 +193,10 @@ class Invariants:
             pods = [pod for pod in self._cluster.pods.values() if pod.seen.node == node.name]
             left = node.allocatable
             taken = 0
+            for foreign in self._cluster.foreign_pods.values():
+                if foreign.node == node.name:
+                    left = left.minus(foreign.requests)
+                    taken |= foreign.cores or 0
             for pod in pods:
                 left = left.minus(pod.seen.requests)
                 taken |= pod.seen.cores

@@ -1,9 +1,9 @@
 """The seam to the planner, and the loop around it: what the operator does in a cluster, in virtual time.
 
 It sees the cluster through a cache that watches fill a little late, remembers what it has issued until the cache shows it, and calls
-the very `plan()` of production every two seconds. (The operator in a cluster also plans when something changes; here it waits for
-the tick, so reactions are up to two seconds slower than in production.) When it is killed, its successor knows nothing but the caches.
-No other module of the world calls the planner.
+the very `plan()` of production every two seconds, and in between when what it sees changes or a write goes wrong: once that has been
+quiet for 100 ms, at the latest a second after the first change. When it is killed, its successor knows nothing but the caches. No
+other module of the world calls the planner.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from fleetpack.core.decision import (
     Action,
@@ -27,7 +28,7 @@ from fleetpack.core.decision import (
     SetScale,
 )
 from fleetpack.core.deployments import Deployment
-from fleetpack.core.fleet import FleetSnapshot, Node, Pool, Replica, ReplicaPhase
+from fleetpack.core.fleet import FleetSnapshot, ForeignPod, Node, Pool, Replica, ReplicaPhase
 from fleetpack.core.inputs import Inputs, Plan
 from fleetpack.core.planner import plan
 from fleetpack.core.state import State
@@ -40,22 +41,53 @@ FORGET_SECONDS = 10.0
 """An action that a live watch has not shown this long after its answer did not happen, or was undone since."""
 WRITER_TIMEOUT_SECONDS = 4.0
 """After this the operator stops waiting for an answer and calls the outcome unknown."""
-
-
+IDLE_SECONDS = 0.1
+LATEST_SECONDS = 1.0
+"""How long changes have to be quiet before a plan, and how long a plan waits for that at most; the operator's own two numbers."""
 LEASE_SECONDS = 15.0
 """A successor begins when the lease has run out, and by then everything on its way has arrived."""
+
+
+class Trigger:
+    """Pulled by any change; lets a plan happen when changes have settled."""
+
+    def __init__(self, clock: Clock, queue: EventQueue) -> None:
+        self.on_settled: Callable[[], None] = lambda: None
+        self._clock = clock
+        self._queue = queue
+        self._first_at: float | None = None
+        self._last_at = 0.0
+
+    def pull(self, at_seconds: float) -> None:
+        """Say that something changes at an instant, now or later."""
+        if self._first_at is None:
+            self._first_at = at_seconds
+            self._queue.push(at_seconds + IDLE_SECONDS, Kind.PLAN, self._look)
+        self._last_at = max(self._last_at, at_seconds)
+
+    def _look(self) -> None:
+        """Plan if it has been quiet for long enough, else look again when it may have been."""
+        assert self._first_at is not None
+        due = min(self._last_at + IDLE_SECONDS, self._first_at + LATEST_SECONDS)
+        if self._clock.now < due:
+            self._queue.push(due, Kind.PLAN, self._look)
+            return
+        self._first_at = None
+        self.on_settled()
 
 
 class WatchCache:
     """What watches have delivered so far."""
 
-    def __init__(self, cluster: SimulatedCluster, clock: Clock) -> None:
+    def __init__(self, cluster: SimulatedCluster, clock: Clock, pull: Callable[[float], None]) -> None:
+        self._pull = pull
         self._cluster = cluster
         self._clock = clock
         self._coming: deque[tuple[float, str, str, object]] = deque()
         self._nodes: dict[str, Node] = {}
         self._pods: dict[str, Replica] = {}
         self._deployments: dict[str, Deployment] = {}
+        self._foreign: dict[str, ForeignPod] = {}
         self._pools: tuple[Pool, ...] = tuple(pool for _, pool in sorted(cluster.pools.items()))
         self._snapshot = FleetSnapshot(pools=self._pools)
         self._stalled_since: float | None = None
@@ -98,6 +130,7 @@ class WatchCache:
         self._nodes = dict(self._cluster.nodes)
         self._pods = {key: pod.seen for key, pod in self._cluster.pods.items()}
         self._deployments = dict(self._cluster.deployments)
+        self._foreign = dict(self._cluster.foreign_pods)
         self._snapshot = self._picture()
 
     def _changed(self, kind: str, key: str, value: object) -> None:
@@ -106,6 +139,8 @@ class WatchCache:
         # One watch delivers in order: nothing overtakes what was late.
         at = max(self._clock.now + seconds, self._coming[-1][0] if self._coming else 0.0)
         self._coming.append((at, kind, key, value))
+        if self._stalled_since is None:
+            self._pull(at)
 
     def _take(self, kind: str, key: str, value: object) -> None:
         if isinstance(value, Node):
@@ -114,16 +149,23 @@ class WatchCache:
             self._pods[key] = value
         elif isinstance(value, Deployment):
             self._deployments[key] = value
-        elif kind == "node":
-            self._nodes.pop(key, None)
+        elif isinstance(value, ForeignPod):
+            self._foreign[key] = value
         else:
-            self._pods.pop(key, None)
+            gone_from: dict[str, dict[str, Any]] = {
+                "node": self._nodes,
+                "pod": self._pods,
+                "deployment": self._deployments,
+                "foreign": self._foreign,
+            }
+            gone_from[kind].pop(key, None)
 
     def _picture(self) -> FleetSnapshot:
         return FleetSnapshot(
             nodes=tuple(node for _, node in sorted(self._nodes.items())),
             replicas=tuple(sorted(self._pods.values(), key=lambda seen: (seen.deployment, seen.name))),
             pools=self._pools,
+            foreign_pods=tuple(pod for _, pod in sorted(self._foreign.items())),
         )
 
 
@@ -141,8 +183,9 @@ class _Ticket:
 class Writer:
     """Carries actions to the API server; some get lost on the way."""
 
-    def __init__(self, cluster: SimulatedCluster, clock: Clock, queue: EventQueue) -> None:
+    def __init__(self, cluster: SimulatedCluster, clock: Clock, queue: EventQueue, trigger: Trigger) -> None:
         self.tickets: list[_Ticket] = []
+        self._trigger = trigger
         self.on_applied: Callable[[Action], None] = lambda action: None
         self._cluster = cluster
         self._clock = clock
@@ -208,6 +251,8 @@ class Writer:
     def _settle(self, ticket: _Ticket, outcome: Outcome, detail: str) -> None:
         if ticket.outcome is Outcome.PENDING:
             ticket.outcome, ticket.detail, ticket.settled_at = outcome, detail, self._clock.epoch_seconds
+            if outcome is not Outcome.DONE:
+                self._trigger.pull(self._clock.now)
 
 
 class _Seen:
@@ -243,8 +288,9 @@ class SimulatedOperator:
     """Senses, plans and acts; one of it at a time."""
 
     def __init__(self, cluster: SimulatedCluster, clock: Clock, queue: EventQueue, scraper: Scraper) -> None:
-        self.cache = WatchCache(cluster, clock)
-        self.writer = Writer(cluster, clock, queue)
+        self.trigger = Trigger(clock, queue)
+        self.cache = WatchCache(cluster, clock, self.trigger.pull)
+        self.writer = Writer(cluster, clock, queue, self.trigger)
         self.plans = 0
         self.actions_sent = 0
         self.recorded: list[tuple[Inputs, State]] = []
@@ -256,7 +302,7 @@ class SimulatedOperator:
         self._down_until = 0.0
         self._relist_due = False
 
-    def tick(self) -> tuple[Inputs, Plan] | None:
+    def run_pass(self) -> tuple[Inputs, Plan] | None:
         """Plan once and send the actions; None while no operator runs."""
         if self._clock.now < self._down_until:
             return None

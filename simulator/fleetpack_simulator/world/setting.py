@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from fleetpack.core.deployments import Deployment
 from fleetpack.core.fleet import Node, Pool
@@ -66,6 +67,21 @@ class Delays:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpecChange:
+    """Somebody edits an InferenceDeployment, deletes it, or makes it anew."""
+
+    at_seconds: float
+    deployment: str
+    """`namespace/name`."""
+    fields: tuple[tuple[str, Any], ...] = ()
+    """Fields of the spec and their new values."""
+    template_hash: str = ""
+    """Another Pod template for all variants; empty: the same."""
+    deleted: bool = False
+    """Deleted; a later change of the same deployment makes it anew."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorldSetting:
     """A whole simulation."""
 
@@ -76,6 +92,7 @@ class WorldSetting:
     boots: Mapping[str, BootBehaviour]
     """By pool."""
     faults: tuple[Fault, ...] = ()
+    changes: tuple[SpecChange, ...] = ()
     delays: Delays = Delays()
     duration_seconds: float
     """How long requests may come."""

@@ -21,7 +21,7 @@ from fleetpack.core.inputs import Inputs
 from fleetpack.core.state import State
 from fleetpack_simulator.world.cluster import SimulatedCluster, SimulatedPod
 from fleetpack_simulator.world.events import EPOCH_SECONDS, Clock, EventQueue, Kind
-from fleetpack_simulator.world.faults import INSTANT, Fault, FaultKind
+from fleetpack_simulator.world.faults import STRIKES, Fault, FaultKind
 from fleetpack_simulator.world.invariants import Invariants, Violation
 from fleetpack_simulator.world.metrics import Scraper
 from fleetpack_simulator.world.operator import SimulatedOperator
@@ -116,6 +116,7 @@ class World:
         self.scraper = Scraper(self.cluster, self.traffic, self.clock, setting.seed)
         self.operator = SimulatedOperator(self.cluster, self.clock, self.queue, self.scraper)
         self.operator.record = record
+        self.operator.trigger.on_settled = self._pass
         self.invariants = Invariants(self.cluster, self.traffic, self.clock)
         self.operator.writer.on_applied = self.invariants.after_write
         self.policy = policy
@@ -126,8 +127,10 @@ class World:
         self._last_said: dict[tuple[str, str], tuple[Any, ...]] = {}
         self._desired: dict[str, int] = {}
         for fault in sorted(setting.faults, key=lambda one: (one.at_seconds, one.kind, one.target)):
-            if fault.kind in INSTANT:
+            if fault.kind in STRIKES:
                 self.queue.push(fault.at_seconds, Kind.FAULT, partial(self._strike, fault))
+        for change in sorted(setting.changes, key=lambda one: (one.at_seconds, one.deployment)):
+            self.queue.push(change.at_seconds, Kind.FAULT, partial(self.cluster.edit, change))
 
     def run(self, progress: Progress | None, *, until_rest: bool) -> None:
         """Let time go by until the end."""
@@ -175,15 +178,18 @@ class World:
         return self.traffic.all_ended and not (until_rest and self.invariants.unrested())
 
     def _tick(self) -> None:
-        done = self.operator.tick()
+        self._pass()
+        self._measure()
+        self.queue.push(self.clock.now + self.setting.tick_seconds, Kind.PLAN, self._tick)
+
+    def _pass(self) -> None:
+        done = self.operator.run_pass()
         if done is not None:
             inputs, found = done
             self.invariants.after_plan(inputs, found)
             self._note(found.decisions)
             for report in found.deployments:
                 self._desired[report.deployment] = report.desired_replicas
-        self._measure()
-        self.queue.push(self.clock.now + self.setting.tick_seconds, Kind.PLAN, self._tick)
 
     def _note(self, decisions: tuple[Decision, ...]) -> None:
         for decision in decisions:
@@ -240,6 +246,10 @@ class World:
             self.cluster.break_machine(name)
         elif fault.kind is FaultKind.SPOT_INTERRUPTION:
             self.cluster.warn_spot(name)
+        elif fault.kind is FaultKind.NODE_NOT_READY:
+            self.cluster.silence_machine(name, fault.duration_seconds)
+        elif fault.kind is FaultKind.FOREIGN_POD:
+            self.cluster.land_foreign_pod(name, fault.cores, fault.duration_seconds)
         else:
             devices = self.cluster.nodes[name].instance_type.devices
             self.cluster.break_device(name, self._random.randrange(devices))
@@ -247,7 +257,9 @@ class World:
     def _decide(self) -> None:
         assert self.policy is not None
         for key, wanted in sorted(self.policy.decide(self._view()).items()):
-            deployment = self.cluster.deployments[key]
+            deployment = self.cluster.deployments.get(key)
+            if deployment is None:
+                continue
             bounded = max(deployment.minimum_replicas, min(wanted, deployment.maximum_replicas))
             if bounded != deployment.replicas:
                 self.cluster.respecify(key, replicas=bounded)
@@ -256,7 +268,11 @@ class World:
     def _view(self) -> PolicyView:
         return PolicyView(
             now_seconds=self.clock.now,
-            models=tuple(self._model_view(index) for index in range(len(self.setting.models))),
+            models=tuple(
+                self._model_view(index)
+                for index, model in enumerate(self.setting.models)
+                if model.deployment.key in self.cluster.deployments
+            ),
         )
 
     def _model_view(self, index: int) -> ModelView:

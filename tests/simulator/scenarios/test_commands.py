@@ -30,7 +30,8 @@ def test_should_print_a_table_and_write_everything_as_json(tmp_path: Path) -> No
     (own,) = content["models"]
     assert own["requests"] == own["completed"] > 100
     assert content["placements"][0]["cores"] == "0-1"
-    assert len(content["series"]["default/chat"]) == content["plans"]
+    # One point a tick; what changes in between is planned for at once.
+    assert 60 <= len(content["series"]["default/chat"]) <= content["plans"]
 
 
 def test_should_write_the_same_bytes_twice(tmp_path: Path) -> None:

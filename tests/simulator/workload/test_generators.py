@@ -38,6 +38,8 @@ def test_should_draw_the_same_load_from_the_same_options(name: str, seed: int, d
         ("step", [(0, 500, 20), (500, 2000, 60)]),
         ("ramp", [(0, 500, 20), (500, 1000, 40), (1000, 2000, 60)]),
         ("spike", [(0, 500, 20), (500, 1000, 60), (1000, 2000, 20)]),
+        # Over one half-life the mean above rest is 1/(2·ln 2) of the top's: 20 + 40 · 0.721.
+        ("flash-crowd", [(0, 500, 20), (505, 1005, 48.9), (1005, 1505, 34.4)]),
         ("sine", [(0, 2000, 40), (250, 750, 52.7), (1250, 1750, 52.7)]),
     ],
 )
