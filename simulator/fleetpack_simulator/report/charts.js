@@ -42,8 +42,8 @@ function ticks(high, count = 4) {
   for (let value = 0; value < high + step * 0.999; value += step) found.push(Number(value.toPrecision(12)));
   return found;
 }
-function timeTicks(end) {
-  const step = [15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 14400, 21600, 43200, 86400].find((one) => end / one <= 8) || 86400;
+function timeTicks(end, wide) {
+  const step = [15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 14400, 21600, 43200, 86400].find((one) => (end / one) * 74 <= wide - 60) || 86400;
   return Array.from({ length: Math.floor(end / step) + 1 }, (_, index) => index * step);
 }
 function showTip(event, text) {
@@ -75,7 +75,7 @@ function timeChart(host, title, unit, end, lines, step) {
   for (const mark of marks) {
     picture.append(shape("line", { class: "grid", x1: left, x2: wide - right, y1: y(mark), y2: y(mark) }), shape("text", { x: left - 6, y: y(mark) + 4, "text-anchor": "end" }, number(mark)));
   }
-  for (const mark of timeTicks(end)) picture.append(shape("text", { x: x(mark), y: tall - 4, "text-anchor": mark ? "middle" : "start" }, clock(mark)));
+  for (const mark of timeTicks(end, wide)) picture.append(shape("text", { x: x(mark), y: tall - 4, "text-anchor": !mark ? "start" : x(mark) > wide - 40 ? "end" : "middle" }, clock(mark)));
   lines.forEach((line) => {
     const count = line.values[1].length, at = (index) => x(((index + 0.5) / count) * end), known = line.values[1].map((value, index) => index).filter((index) => line.values[1][index] !== null);
     if (!known.length) return;
@@ -83,17 +83,18 @@ function timeChart(host, title, unit, end, lines, step) {
     picture.append(shape("polygon", { points: [...upper, ...lower].join(" "), fill: line.color, opacity: 0.16 }));
     picture.append(shape("polyline", { points: known.map((index) => `${at(index).toFixed(1)},${y(line.values[1][index]).toFixed(1)}`).join(" "), fill: "none", stroke: line.color, "stroke-width": line.strong ? 2.2 : 1.4, "stroke-linejoin": "round" }));
   });
-  const cursor = shape("line", { class: "axis", y1: top, y2: tall - bottom, x1: -9, x2: -9 });
+  const cursor = shape("line", { class: "axis", y1: top, y2: tall - bottom, visibility: "hidden" });
   picture.append(cursor);
   picture.addEventListener("pointermove", (event) => {
     const box = picture.getBoundingClientRect(), inside = ((event.clientX - box.left) / box.width) * wide;
     const count = lines[0].values[1].length, index = Math.min(count - 1, Math.max(0, Math.floor(((inside - left) / (wide - left - right)) * count)));
+    cursor.setAttribute("visibility", "visible");
     cursor.setAttribute("x1", x(((index + 0.5) / count) * end));
     cursor.setAttribute("x2", x(((index + 0.5) / count) * end));
     const texts = lines.map((line) => `${line.name}: ${number(line.values[1][index])} (${number(line.values[0][index])} to ${number(line.values[2][index])})`);
     showTip(event, `${clock((index / count) * end)} + ${clock(end / count)}\n${texts.join("\n")}`);
   });
-  picture.addEventListener("pointerleave", () => { hideTip(); cursor.setAttribute("x1", -9); cursor.setAttribute("x2", -9); });
+  picture.addEventListener("pointerleave", () => { hideTip(); cursor.setAttribute("visibility", "hidden"); });
   host.append(node("div", { class: "chart" }, node("h3", {}, title, node("span", {}, ` ${unit}`)), picture));
 }
 

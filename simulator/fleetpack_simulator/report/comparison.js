@@ -136,7 +136,7 @@ function drawMap() {
     if (left && lane.cores * row >= 10) { pen.fillStyle = css("--muted"); pen.textAlign = "right"; pen.fillText(lane.type, left - 7, lane.top + Math.min(lane.cores * row / 2 + 4, lane.cores * row)); }
   });
   pen.fillStyle = css("--muted");
-  timeTicks(end).forEach((mark) => { pen.textAlign = mark ? (x(mark) > wide - 25 ? "right" : "center") : "left"; pen.fillText(clock(mark), x(mark), tall + 15); });
+  timeTicks(end, wide).forEach((mark) => { pen.textAlign = mark ? (x(mark) > wide - 25 ? "right" : "center") : "left"; pen.fillText(clock(mark), x(mark), tall + 15); });
   canvas.addEventListener("pointermove", (event) => {
     const box = canvas.getBoundingClientRect(), at = ((event.clientX - box.left - left) / (wide - left)) * end, height = event.clientY - box.top;
     const lane = lanes.find((one) => height >= one.top && height < one.top + one.cores * row), core = lane && Math.floor((height - lane.top) / row);
