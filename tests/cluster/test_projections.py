@@ -88,8 +88,10 @@ def test_should_read_a_node_of_a_pool_whole() -> None:
         uid="uid-node",
         labels=(("fleetpack.dev/pool", "inferentia2"), ("node.kubernetes.io/instance-type", "inf2.48xlarge")),
         taints=(Taint(key="aws.amazon.com/neuron"),),
-        schedulable=True,
+        cordoned=False,
+        deleting=False,
         ready=True,
+        unready_since=None,
         ever_ready=True,
         created_at=CREATED_SECONDS,
         allocatable=Resources(cpu_millicores=191450, memory_bytes=718987 * 2**20, pods=737, accelerator_cores=24),
@@ -103,6 +105,51 @@ def test_should_take_a_node_that_nobody_has_reported_on_for_booting() -> None:
 
     assert found is not None
     assert (found.ready, found.ever_ready) == (False, False)
+
+
+def test_should_say_since_when_a_node_is_silent_and_whether_it_is_cordoned_or_deleted() -> None:
+    lost = [{"type": "Ready", "status": "Unknown", "lastTransitionTime": "2026-11-24T12:00:08Z"}]
+
+    found = project_node(a_raw_node(conditions=lost, spec={"unschedulable": True}))
+
+    assert found is not None
+    assert (found.cordoned, found.deleting, found.unready_since) == (True, False, CREATED_SECONDS + 8)
+
+
+def test_should_read_which_cores_and_devices_of_a_node_are_out() -> None:
+    bad = {"type": "NeuronHealth", "reason": "NeuronHasError_DMA_ERROR", "message": "on /dev/neuron5 and /dev/neuron3"}
+    raw = a_raw_node(conditions=[READY, bad])
+    raw["metadata"]["annotations"] = {"fleetpack.dev/unhealthy-cores": "0-1,7"}
+
+    found = project_node(raw)
+
+    assert found is not None
+    assert (found.unhealthy_cores, found.unhealthy_devices) == (parse_cores("0-1,7"), (3, 5))
+
+
+@pytest.mark.parametrize(("allocated", "cores"), [(None, None), ("8-11", parse_cores("8-11")), ("mine", None)])
+def test_should_count_a_foreign_pod_that_asks_for_whole_devices(allocated: str | None, cores: int | None) -> None:
+    raw = a_raw_pod(labels={}, annotations={"fleetpack.dev/allocated-cores": allocated} if allocated else {})
+    for container in raw["spec"]["containers"]:
+        container["resources"] = {}
+    raw["spec"]["containers"][0]["resources"] = {"limits": {"aws.amazon.com/neuron": "2"}}
+
+    found = project_pod(raw)
+
+    assert isinstance(found, ForeignPod)
+    assert (found.whole_devices, found.requests.accelerator_cores, found.cores) == (2, 0, cores)
+
+
+def test_should_count_what_init_containers_hold_as_the_scheduler_does() -> None:
+    raw = a_raw_pod(labels={}, annotations={})
+    eight = {"resources": {"limits": {"aws.amazon.com/neuroncore": "8"}}}
+    raw["spec"]["containers"] = [{"name": "server", "resources": {"limits": {"aws.amazon.com/neuroncore": "2"}}}]
+    raw["spec"]["initContainers"] = [{"name": "warm", **eight}]
+
+    found = project_pod(raw)
+
+    assert isinstance(found, ForeignPod)
+    assert found.requests.accelerator_cores == 8
 
 
 def test_should_leave_nodes_of_no_pool_alone() -> None:

@@ -169,7 +169,7 @@ def test_should_roll_a_template_within_its_budget_and_to_the_end(
     fleet = {f"old-{index}": _one(f"old-{index}", "old") for index in range(replicas)}
     free, made, fewest = room, 0, replicas
     for _ in range(6 * replicas + 6):
-        now = standing(deployment, tuple(fleet.values()), NOW)
+        now = standing(deployment, tuple(fleet.values()), NOW, {})
         missing = missing_replicas(deployment, now, replicas)
         placed = min(missing, free)
         found = RoomFound(hopeless=missing - placed, attainable=len(fleet) + placed)
@@ -200,7 +200,7 @@ def _one(name: str, template_hash: str, **changes: Any) -> Any:
 )
 def test_should_give_up_what_never_served_before_what_serves(phases: list[ReplicaPhase], wanted: int) -> None:
     replicas = tuple(_one(f"r-{index}", "hash-1", phase=phase) for index, phase in enumerate(phases))
-    now = standing(a_deployment(), replicas, NOW)
+    now = standing(a_deployment(), replicas, NOW, {})
     victims = [one for one, _ in removals(a_deployment(), now, wanted, RoomFound(), Weights(work={}, usd_per_hour={}))]
 
     ready_left = now.ready - sum(one.phase is ReplicaPhase.READY for one in victims)
@@ -222,7 +222,7 @@ def test_should_never_allot_more_than_wanted_nor_beyond_the_ceiling(
     deployment = a_deployment(maximum_usd_per_hour=ceiling)
     replicas = tuple(_one(f"r-{index}", "hash-1", phase=phase) for index, phase in enumerate(phases))
     snapshot = FleetSnapshot(nodes=(a_node(),), replicas=replicas, pools=(a_pool(),))
-    found = allocate_budget(deployment, wanted, replicas, index_fleet(snapshot))
+    found = allocate_budget(deployment, wanted, replicas, index_fleet(snapshot, NOW))
     each = replica_usd_per_hour(a_node(), 8)
     spent = spent_usd_per_hour(replicas, {"node-a": a_node()})
 

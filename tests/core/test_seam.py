@@ -46,6 +46,7 @@ def run(seed: int, faults: Faults) -> dict[str, int | str]:
         check_world(world, checked)
         checked = len(world.applied)
     world.calm()
+    world.heal()
     rest(world, operator, checked)
     return check_rest(world)
 

@@ -47,7 +47,7 @@ def kubeconfig(cluster, administrator: ApiClient, tmp_path_factory) -> Iterator[
     manifests = [
         own
         for own in rendered("devicePlugin.enabled=true", release=NAMESPACE, namespace=NAMESPACE)
-        if own["metadata"]["name"] == ACCOUNT and own["kind"] != "DaemonSet"
+        if own["metadata"]["name"].startswith(ACCOUNT) and own["kind"] != "DaemonSet"
     ]
     cluster.kubectl("create", "namespace", NAMESPACE)
     applied = cluster.kubectl("apply", "--server-side", "-f", "-", input_text=yaml.safe_dump_all(manifests))
@@ -208,8 +208,13 @@ async def test_should_take_devices_out_and_back_by_file_signal_and_node_conditio
     async def allocatable(count: int, what: str) -> None:
         await eventually(lambda: plugin.kubelet.allocatable() == count, what=f"{count} allocatable after {what}")
 
+    def out() -> str | None:
+        annotations = administrator.get(f"/api/v1/nodes/{NODE}")["metadata"].get("annotations") or {}
+        return annotations.get("fleetpack.dev/unhealthy-cores")
+
     plugin.unhealthy_file.write_text("neuron-0, neuroncore-5  # under repair\n")
     await allocatable(9, "a file")
+    await eventually(lambda: out() == "0-1,5", what="the node says which cores are out")
     plugin.unhealthy_file.write_text("neuron-99")
     await asyncio.sleep(1.5)
     assert plugin.kubelet.allocatable() == 9, "a file that cannot be read changes nothing"
@@ -223,6 +228,7 @@ async def test_should_take_devices_out_and_back_by_file_signal_and_node_conditio
     await allocatable(10, "a condition")
     report(administrator, "NeuronHasNoError", "")
     await allocatable(12, "a good condition")
+    await eventually(lambda: out() is None, what="the node says that all are well")
     assert plugin.kubelet.capacity() == 12
 
 

@@ -39,13 +39,15 @@ def test_should_not_be_there_unless_asked_for() -> None:
 
 
 def test_should_be_a_daemon_with_an_account_and_rights_of_its_own() -> None:
-    own = [item for item in rendered(ON) if item["metadata"]["name"] == PLUGIN]
+    own = [item for item in rendered(ON) if item["metadata"]["name"] in (PLUGIN, f"{PLUGIN}-node")]
     assert sorted(item["kind"] for item in own) == [
         "ClusterRole",
         "ClusterRoleBinding",
         "DaemonSet",
         "ServiceAccount",
         "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
         "ValidatingAdmissionPolicyBinding",
     ]
 
@@ -54,14 +56,15 @@ def test_should_give_its_account_no_more_than_it_needs() -> None:
     manifests = rendered(ON)
     assert the(manifests, "ClusterRole", PLUGIN)["rules"] == [
         {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch", "patch"]},
-        {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch", "patch"]},
         {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
     ]
     account = pod_of(manifests)["serviceAccountName"]
     binding = the(manifests, "ClusterRoleBinding", PLUGIN)
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE}]
-    [condition] = the(manifests, "ValidatingAdmissionPolicy")["spec"]["matchConditions"]
-    assert condition["expression"].endswith(f"'system:serviceaccount:{NAMESPACE}:{account}'")
+    for policy in (PLUGIN, f"{PLUGIN}-node"):
+        [condition] = the(manifests, "ValidatingAdmissionPolicy", policy)["spec"]["matchConditions"]
+        assert condition["expression"].endswith(f"'system:serviceaccount:{NAMESPACE}:{account}'")
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def installed(cluster, administrator: ApiClient) -> Iterator[None]:
     manifests = [
         own
         for own in rendered("devicePlugin.enabled=true", release=NAMESPACE, namespace=NAMESPACE)
-        if own["metadata"]["name"] == ACCOUNT and own["kind"] != "DaemonSet"
+        if own["metadata"]["name"].startswith(ACCOUNT) and own["kind"] != "DaemonSet"
     ]
     cluster.kubectl("create", "namespace", NAMESPACE)
     applied = cluster.kubectl("apply", "--server-side", "-f", "-", input_text=yaml.safe_dump_all(manifests))
@@ -172,6 +172,49 @@ def test_should_reach_no_subresource_of_a_pod(
     plugin: ApiClient, make_pod: Callable[..., str], subresource: str
 ) -> None:
     assert "Forbidden" in refusal(plugin, f"{make_pod('own', HERE)}/{subresource}", annotations(cores="0-1"))
+
+
+def node_annotations(**pairs: str | None) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "annotations": {
+                "fleetpack.dev/unhealthy-cores" if name == "cores" else name: v for name, v in pairs.items()
+            }
+        }
+    }
+
+
+def test_should_write_on_its_own_node_which_cores_are_out(plugin: ApiClient, administrator: ApiClient) -> None:
+    node = f"/api/v1/nodes/{HERE}"
+    for cores in ("6-7", "0,2-3"):
+        assert refusal(plugin, node, node_annotations(cores=cores)) == ""
+        assert administrator.get(node)["metadata"]["annotations"]["fleetpack.dev/unhealthy-cores"] == cores
+    assert refusal(plugin, node, node_annotations(cores=None)) == ""
+    assert "fleetpack.dev/unhealthy-cores" not in administrator.get(node)["metadata"].get("annotations", {})
+
+
+def test_should_write_nothing_on_another_node(plugin: ApiClient) -> None:
+    message = refusal(plugin, f"/api/v1/nodes/{ELSEWHERE}", node_annotations(cores="0"))
+    assert f"only on its own node ('{HERE}'), not on '{ELSEWHERE}'" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (node_annotations(cores="0-1", other="x"), "fleetpack.dev/unhealthy-cores only"),
+        (node_annotations(cores="broken"), "must be core ranges"),
+        ({"metadata": {"labels": {"fleetpack.dev/pool": "other"}}}, "may change nothing else"),
+        ({"metadata": {"finalizers": ["example.com/keep"]}}, "may change nothing else"),
+        ({"spec": {"unschedulable": True}}, "may change nothing else"),
+        ({"spec": {"taints": [{"key": "a", "effect": "NoExecute"}]}}, "may change nothing else"),
+    ],
+)
+def test_should_change_nothing_else_of_its_node(plugin: ApiClient, change: dict[str, Any], message: str) -> None:
+    assert message in refusal(plugin, f"/api/v1/nodes/{HERE}", change)
+
+
+def test_should_reach_no_subresource_of_its_node(plugin: ApiClient) -> None:
+    assert "Forbidden" in refusal(plugin, f"/api/v1/nodes/{HERE}/status", node_annotations(cores="0-1"))
 
 
 def test_should_hinder_nobody_else(administrator: ApiClient, plugin: ApiClient, make_pod: Callable[..., str]) -> None:

@@ -285,8 +285,14 @@ class _Check:
             )
             most = max(deployment.maximum_replicas, deployment.replicas)
             surge = max(1, deployment.disruption.allowed(most)) if outdated else 0
-            if creates and len(live) + len(flying) + len(creates) > most + surge:
-                self.fail(f"{key} would have {len(live)} + {len(flying)} + {len(creates)} of {most} + {surge} replicas")
+            # Nobody counts on a replica whose place is lost; one on a cordoned node has a successor within the budget.
+            lost = [one for one in live if self.is_lost(one.node) or self.is_broken(one)]
+            lost_flying = [entry for entry in flying if self.is_lost(getattr(entry.action, "node", ""))]
+            if any(one.node in self.nodes and self.nodes[one.node].cordoned for one in live):
+                surge = max(1, deployment.disruption.allowed(most))
+            there = len(live) + len(flying) - len(lost) - len(lost_flying)
+            if creates and there + len(creates) > most + surge:
+                self.fail(f"{key} would have {there} + {len(creates)} of {most} + {surge} replicas")
             fewest = deployment.minimum_replicas if deployment.mode is Mode.AUTO else deployment.replicas
             leaving = [one for one in live if one.uid in given_up]
             poor = deployment.maximum_usd_per_hour is not None
@@ -297,6 +303,19 @@ class _Check:
             ready_left = [one for one in ready if one.uid not in given_up]
             if len(ready_left) < len(ready) and not outdated and not poor and len(ready) >= fewest > len(ready_left):
                 self.fail(f"{key} drains below {fewest} ready replicas while others are still starting")
+
+    def is_broken(self, replica: Replica) -> bool:
+        """Whether a core that the replica holds is out."""
+        node = self.nodes.get(replica.node)
+        return node is not None and bool(cores_of(node.unhealthy_cores) & cores_of(replica.cores))
+
+    def is_lost(self, name: str) -> bool:
+        """Whether a node is gone, announced to go, or silent for half a minute and more."""
+        node = self.nodes.get(name)
+        if node is None or any("spot-itn" in taint.key for taint in node.taints):
+            return True
+        silent = node.unready_since is not None and not node.ready
+        return silent and self.inputs.now - (node.unready_since or 0.0) >= 30.0
 
     def reasons(self) -> None:
         told = Counter(decision.subject for decision in self.plan.decisions if decision.kind == "replicas")

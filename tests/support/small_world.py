@@ -418,6 +418,8 @@ class SmallWorld:
             names = sorted(self.nodes)
             if len(names) > 1:
                 self.lose_node(names[int(chosen * len(names))])
+        elif kind == "node":
+            self._trouble(chosen, number)
         elif kind == "foreign":
             self._foreign(chosen, number)
         elif kind == "unready":
@@ -428,6 +430,36 @@ class SmallWorld:
                 pod.ready_at = self.now + 6 * number
         elif key:
             self._change(kind, key, number)
+
+    def heal(self) -> None:
+        """Bring every node back that is silent, cordoned or partly broken."""
+        for name, node in sorted(self.nodes.items()):
+            if node.cordoned or node.unready_since is not None or node.unhealthy_cores:
+                self.nodes[name] = replace(node, cordoned=False, ready=True, unready_since=None, unhealthy_cores=0)
+                for _, pod in sorted(self.pods.items()):
+                    if pod.seen.node == name and pod.seen.phase is ReplicaPhase.STARTING:
+                        pod.ready_at = min(pod.ready_at, self.now + 2.0)
+
+    def _trouble(self, chosen: float, number: float) -> None:
+        """Cordon a node or lift it, let it fall silent or come back, or break one of its cores."""
+        names = [name for name, node in sorted(self.nodes.items()) if not node.booting and name not in self.ready_at]
+        if not names:
+            return
+        node = self.nodes[names[int(chosen * len(names))]]
+        if number < 0.7:
+            cordoned = not node.cordoned
+            ready = not cordoned and node.unready_since is None
+            self.nodes[node.name] = replace(node, cordoned=cordoned, ready=ready)
+        elif number < 0.85:
+            silent = node.unready_since is None
+            ready = not silent and not node.cordoned
+            self.nodes[node.name] = replace(node, ready=ready, unready_since=self.now if silent else None)
+            for _, pod in sorted(self.pods.items()):
+                if pod.seen.node == node.name and pod.seen.phase in (ReplicaPhase.READY, ReplicaPhase.STARTING):
+                    pod.change(phase=ReplicaPhase.STARTING, ready_at=None)
+                    pod.ready_at = float("inf") if silent else self.now + 2.0
+        elif node.allocatable.accelerator_cores > 1 and node.instance_type.cores_per_device > 1:
+            self.nodes[node.name] = replace(node, unhealthy_cores=1 << int(number * 100) % node.instance_type.cores)
 
     def _change(self, kind: str, key: str, number: float) -> None:
         deployment = self.deployments[key]

@@ -134,6 +134,8 @@ class Reason(StrEnum):
     """No ceiling holds anything back."""
     COST_CEILING = "CostCeiling"
     """cost.maxUSDPerHour of the deployment holds replicas back."""
+    COST_TARGET = "CostTarget"
+    """cost.targetUSDPerMillionRequests does not pay for what latency or spare capacity would add."""
     POOL_LIMIT = "PoolLimit"
     """The pool's limit in nodes or USD per hour is reached."""
     PRICE_UNKNOWN = "PriceUnknown"
@@ -187,7 +189,15 @@ class Reason(StrEnum):
     CONSOLIDATION = "Consolidation"
     """The same replicas fit on cheaper or fewer nodes."""
     NODE_UNHEALTHY = "NodeUnhealthy"
-    """A node or a device of it is unhealthy; nothing new is placed there."""
+    """A node or a device of it is unhealthy: nothing new is placed there, and replicas on it are replaced."""
+    NODE_LEAVING = "NodeLeaving"
+    """A node is cordoned, taken back or gone: replicas on it are replaced before they are given up."""
+
+    # Events of the device plugin
+    CORES_SWAPPED = "CoresSwapped"
+    """The kubelet gave a Pod the cores that were planned for another Pod of the same size; they are its own now."""
+    CORES_MOVED = "CoresMoved"
+    """The kubelet gave a Pod cores that were planned for nobody; they are its own now."""
 
 
 QUIET_REASONS = frozenset(

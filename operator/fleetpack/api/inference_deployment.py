@@ -341,7 +341,7 @@ class Scaling(Model):
     target_queue_depth: Annotated[int, Field(ge=1, le=100_000)] = 4
     """Waiting requests per ready replica that are fine; above it, replicas are added."""
     latency_target: LatencyTarget | None = None
-    """Latency to keep; absent: the queue alone decides."""
+    """Latency to keep, beside targetQueueDepth; absent, or where nothing measures it: the queue alone decides."""
     scale_to_zero_after: Annotated[Duration, DurationRange(minimum="1s", maximum="720h")] = Duration.parse("10m")
     """Time without any request after which minReplicas 0 is used."""
     signals: Annotated[tuple[Signal, ...], Field(max_length=8, json_schema_extra={LIST_MAP_KEYS: ["name"]})] = ()
@@ -378,7 +378,7 @@ class Cost(Model):
     target_usd_per_million_requests: Annotated[Money, DecimalRange(above="0")] | None = Field(
         default=None, alias="targetUSDPerMillionRequests"
     )
-    """Cost per million requests to aim for, in US dollars, where variants leave a choice."""
+    """US dollars per million requests above which no latency and no spare capacity is bought; demand itself is always served."""
 
 
 class Weekday(StrEnum):

@@ -14,6 +14,7 @@ from typing import Any
 
 from fleetpack.api.values import Quantity
 from fleetpack.cluster import names
+from fleetpack.cluster.node_health import devices_out_by_condition
 from fleetpack.core.cores import parse_cores
 from fleetpack.core.fleet import ForeignPod, Labels, Replica, ReplicaPhase, Resources, Taint
 from fleetpack.core.templates import pod_requests
@@ -36,13 +37,24 @@ class NodeRow:
     uid: str
     labels: Labels
     taints: tuple[Taint, ...]
-    schedulable: bool
+    cordoned: bool
+    deleting: bool
     ready: bool
+    unready_since: float | None
+    """When it stopped to be Ready; None: it is, or never was."""
     ever_ready: bool
     """Whether anybody has ever reported on it; a node that nobody has is still booting."""
     created_at: float
     allocatable: Resources
-    unhealthy_devices: tuple[int, ...] = ()
+    unhealthy_cores: int = 0
+    """What the device plugin has written down."""
+    unhealthy_devices: tuple[int, ...] | None = None
+    """What the node's health condition names; empty: the whole node; None: no error."""
+
+    @property
+    def schedulable(self) -> bool:
+        """Whether nobody has asked to keep Pods away or to take the node away."""
+        return not self.cordoned and not self.deleting
 
     def label(self, key: str) -> str:
         """Return the value of a label; empty where there is none."""
@@ -62,6 +74,8 @@ def project_node(raw: Mapping[str, Any]) -> NodeRow | None:
         return None
     condition = next((entry for entry in status.get("conditions") or () if entry.get("type") == "Ready"), None)
     reported = condition is not None and condition.get("reason") != "NodeStatusNeverUpdated"
+    ready = condition is not None and condition.get("status") == "True"
+    changed_at = (condition or {}).get("lastTransitionTime")
     allocatable = status.get("allocatable") or {}
     return NodeRow(
         name=metadata["name"],
@@ -73,8 +87,10 @@ def project_node(raw: Mapping[str, Any]) -> NodeRow | None:
                 for taint in spec.get("taints") or ()
             )
         ),
-        schedulable=not spec.get("unschedulable", False) and "deletionTimestamp" not in metadata,
-        ready=condition is not None and condition.get("status") == "True",
+        cordoned=bool(spec.get("unschedulable", False)),
+        deleting="deletionTimestamp" in metadata,
+        ready=ready,
+        unready_since=timestamp_seconds(changed_at) if reported and not ready and changed_at else None,
         ever_ready=reported,
         created_at=timestamp_seconds(metadata["creationTimestamp"]),
         allocatable=Resources(
@@ -83,6 +99,8 @@ def project_node(raw: Mapping[str, Any]) -> NodeRow | None:
             pods=_amount(allocatable.get("pods"), 1),
             accelerator_cores=sum(_amount(allocatable.get(name), 1) for name in ACCELERATOR_PREFIXES),
         ),
+        unhealthy_cores=parse_cores((metadata.get("annotations") or {}).get(names.UNHEALTHY_CORES_ANNOTATION, "")),
+        unhealthy_devices=devices_out_by_condition(status.get("conditions") or ()),
     )
 
 
@@ -99,15 +117,26 @@ def project_pod(raw: Mapping[str, Any]) -> Replica | ForeignPod | None:
     if not spec.get("nodeName") or status.get("phase") in _ENDED:
         return None
     metadata = raw["metadata"]
-    requests = _all_requests(raw)
-    allocated = (metadata.get("annotations") or {}).get(names.ALLOCATED_CORES_ANNOTATION)
+    requests, devices = _all_requests(raw), _accelerators(spec, (names.NEURON_DEVICE_RESOURCE,))
     return ForeignPod(
         name=f"{metadata['namespace']}/{metadata['name']}",
         node=spec["nodeName"],
         requests=requests,
-        cores=parse_cores(allocated) if allocated else (None if requests.accelerator_cores else 0),
+        cores=_foreign_cores(metadata) or (None if requests.accelerator_cores or devices else 0),
+        whole_devices=devices,
         terminating="deletionTimestamp" in metadata,
     )
+
+
+def _foreign_cores(metadata: Mapping[str, Any]) -> int:
+    """Return the cores that the device plugin wrote on somebody else's Pod; 0 where it wrote none that can be read.
+
+    Its owner may have written there too. A Pod must not vanish from the books for that: it holds cores that nobody knows.
+    """
+    try:
+        return parse_cores((metadata.get("annotations") or {}).get(names.ALLOCATED_CORES_ANNOTATION, ""))
+    except ValueError:
+        return 0
 
 
 def _replica(raw: Mapping[str, Any], labels: Mapping[str, str]) -> Replica:
@@ -169,11 +198,23 @@ def _planned_node(spec: Mapping[str, Any]) -> str:
 
 def _all_requests(raw: Mapping[str, Any]) -> Resources:
     """Return CPU, memory and accelerators that the scheduler counts for the Pod."""
-    cores = 0
-    for container in (raw.get("spec") or {}).get("containers") or ():
-        limits = (container.get("resources") or {}).get("limits") or {}
-        cores += sum(_amount(limits.get(name), 1) for name in ACCELERATOR_PREFIXES)
-    return replace(pod_requests(raw), accelerator_cores=cores)
+    return replace(pod_requests(raw), accelerator_cores=_accelerators(raw.get("spec") or {}, ACCELERATOR_PREFIXES))
+
+
+def _accelerators(spec: Mapping[str, Any], resources: tuple[str, ...]) -> int:
+    """Return how many of `resources` the scheduler counts: containers and sidecars add up, an init container may exceed them."""
+    inits = spec.get("initContainers") or ()
+    running = [*(spec.get("containers") or ()), *(init for init in inits if init.get("restartPolicy") == "Always")]
+    starting = [init for init in inits if init.get("restartPolicy") != "Always"]
+    return max(
+        sum(_limit(container, resources) for container in running),
+        max((_limit(container, resources) for container in starting), default=0),
+    )
+
+
+def _limit(container: Mapping[str, Any], resources: tuple[str, ...]) -> int:
+    limits = (container.get("resources") or {}).get("limits") or {}
+    return sum(_amount(limits.get(name), 1) for name in resources)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

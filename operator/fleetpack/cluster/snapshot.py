@@ -86,6 +86,7 @@ class Interpreter:
                     )
                 ),
                 pools=tuple(entry.pool for entry in self._interpreted_pools),
+                unusable_nodes=tuple(name for name, _ in strays),
             ),
             deployments=tuple(sorted(deployments, key=lambda entry: entry.key)),
             pools=self._interpreted_pools,
@@ -165,7 +166,19 @@ def _node(row: NodeRow, pools: dict[str, InterpretedPool]) -> Node | Problem:
         created_at=row.created_at,
         price_usd_per_hour=offering.price_usd_per_hour,
         allocatable=row.allocatable,
-        unhealthy_devices=row.unhealthy_devices,
+        unhealthy_devices=_unhealthy_devices(row, offering.instance_type),
+        unhealthy_cores=row.unhealthy_cores,
+        cordoned=row.cordoned,
+        deleting=row.deleting,
+        unready_since=None if booting else row.unready_since,
         labels=row.labels,
         taints=tuple(taint for taint in row.taints if not (booting and taint.key == NOT_READY_TAINT)),
     )
+
+
+def _unhealthy_devices(row: NodeRow, instance_type: InstanceType) -> tuple[int, ...]:
+    """Return the devices that are out by the node's condition; where it names none that the machine has, all are."""
+    if row.unhealthy_devices is None:
+        return ()
+    every = range(instance_type.devices)
+    return tuple(device for device in row.unhealthy_devices if device in every) or tuple(every)

@@ -6,17 +6,18 @@ from dataclasses import dataclass, replace
 
 from fleetpack.core import stabilization
 from fleetpack.core.absent import NoData
-from fleetpack.core.cost import Allotment, allocate_budget
+from fleetpack.core.cost import Allotment, allocate_budget, keep_cost_target, usd_per_replica_hour
 from fleetpack.core.demand import Demand, estimate_demand, forecast
 from fleetpack.core.deployments import Deployment
 from fleetpack.core.fleet import Replica, ReplicaPhase
 from fleetpack.core.fleet_index import FleetIndex
 from fleetpack.core.inflight import CREATE_BACK_OFF_SECONDS, back_off_seconds
+from fleetpack.core.latency import Latency, known_latency, with_ready_replicas
 from fleetpack.core.observation import Observation, build_observation
 from fleetpack.core.profiles import UNKNOWN_STARTUP_SECONDS, ServiceProfile, learn, service_profile
 from fleetpack.core.rollout import Standing, standing
 from fleetpack.core.samples import Sample
-from fleetpack.core.sizing import size
+from fleetpack.core.sizing import Recommendation, size
 from fleetpack.core.stabilization import DesiredReplicas
 from fleetpack.core.state import DeploymentState
 
@@ -34,6 +35,8 @@ class Assessment:
     allotment: Allotment
     profiles: tuple[tuple[str, ServiceProfile], ...]
     """By variant, in the order of preference."""
+    latency: Latency | None = None
+    """None: there is no latency target."""
 
     @property
     def wanted(self) -> int:
@@ -56,22 +59,31 @@ def assess(
     profiles = tuple((variant.name, service_profile(deployment, variant, state)) for variant in deployment.variants)
     profile = _typical(profiles, replicas)
     demand = estimate_demand(observation, state, now)
-    recommendation = (
-        demand
-        if isinstance(demand, NoData)
-        else size(forecast(demand, profile), profile, deployment.target_queue_depth)
-    )
+    latency = None
+    if deployment.latency_target is not None:
+        state = with_ready_replicas(state, observation.ready_replicas, now)
+        latency = known_latency(deployment.latency_target, state, observation.ttft_seconds, now)
+    recommendation: Recommendation | NoData
+    if isinstance(demand, NoData):
+        recommendation = demand
+    else:
+        recommendation = size(forecast(demand, profile), profile, deployment.target_queue_depth, latency)
+        if deployment.target_usd_per_million_requests is not None:
+            usd_per_hour = usd_per_replica_hour(deployment, replicas, fleet)
+            capacity = profile.requests_per_second
+            recommendation = keep_cost_target(deployment, recommendation, demand, capacity, usd_per_hour)
     automatic, state = stabilization.stabilize(deployment, recommendation, demand, profile, state, now)
     desired = stabilization.obey(deployment, automatic)
     assessment = Assessment(
         deployment=deployment,
         replicas=replicas,
-        standing=standing(deployment, replicas, now),
+        standing=standing(deployment, replicas, now, fleet.departures(replicas)),
         observation=observation,
         demand=demand,
         desired=desired,
         allotment=allocate_budget(deployment, desired.replicas, replicas, fleet),
         profiles=profiles,
+        latency=latency,
     )
     return assessment, state
 

@@ -7,14 +7,21 @@ that has a ceiling (the packing excludes them).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fleetpack.api.conditions import Reason
+from fleetpack.core.decision import Factor
+from fleetpack.core.demand import Demand
 from fleetpack.core.deployments import Deployment
 from fleetpack.core.fleet import Node, Replica, ReplicaPhase
 from fleetpack.core.fleet_index import FleetIndex
 from fleetpack.core.packing.topology import Misfit, cores_needed
+from fleetpack.core.sizing import Recommendation
+
+BACKLOG_SECONDS = 60.0
+"""Under a cost target a backlog is served beside the arrivals within a minute; nobody pays for a faster drain."""
 
 MONEY_TOLERANCE_USD_PER_HOUR = 1e-9
 """Sums of binary fractions of a price are off by less than this; a ceiling is never crossed by more."""
@@ -59,6 +66,47 @@ def cheapest_usd_per_hour(deployment: Deployment, fleet: FleetIndex) -> float | 
             if not isinstance(cores, Misfit):
                 costs.append(price * cores / instance_type.cores)
     return min(costs, default=None)
+
+
+def keep_cost_target(
+    deployment: Deployment,
+    recommendation: Recommendation,
+    demand: Demand,
+    capacity: float | None,
+    usd_per_hour: float | None,
+) -> Recommendation:
+    """Cut what latency and spare capacity ask for to what the target per million requests pays for.
+
+    n replicas at u USD per hour serve a million requests for n * u / (3600 * a) * 1e6 USD. What the demand itself needs, the
+    arrival rate over the capacity of one replica, is never cut: unserved requests are no cheap ones. Without a measured or promised
+    capacity nobody can tell both apart, and nothing is cut.
+    """
+    target = deployment.target_usd_per_million_requests
+    if target is None or not capacity or not usd_per_hour or demand.idle:
+        return recommendation
+    # The rate is believed as high as chance allows, so that noise does not take away what the mean pays for.
+    rate = demand.arrival_rate_per_second + demand.rate_deviation_per_second
+    paid = math.floor(target * rate * 3600.0 / (1e6 * usd_per_hour) + 1e-9)
+    # A backlog is demand as well, as far as it must be served beside what arrives.
+    serving = math.ceil((rate + demand.waiting / BACKLOG_SECONDS) / capacity - 1e-9)
+    most = max(1, paid, serving)
+    if recommendation.keep_replicas <= most:
+        return recommendation
+    cut = recommendation.replicas > most
+    return replace(
+        recommendation,
+        replicas=min(recommendation.replicas, most),
+        keep_replicas=most,
+        bound_by=Reason.COST_TARGET if cut else recommendation.bound_by,
+        factors=(*recommendation.factors, Factor(name="paid_replicas", value=float(most))),
+    )
+
+
+def usd_per_replica_hour(deployment: Deployment, replicas: tuple[Replica, ...], fleet: FleetIndex) -> float | None:
+    """Return what one replica costs: the mean of those that there are, else the cheapest that there could be; None: unknown."""
+    costs = [replica_usd_per_hour(fleet.nodes.get(replica.node), replica.cores_count) for replica in replicas]
+    known = [cost for cost in costs if cost > 0.0]
+    return sum(known) / len(known) if known else cheapest_usd_per_hour(deployment, fleet)
 
 
 def allocate_budget(deployment: Deployment, wanted: int, replicas: tuple[Replica, ...], fleet: FleetIndex) -> Allotment:

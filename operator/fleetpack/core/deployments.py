@@ -80,6 +80,19 @@ class Disruption:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyTarget:
+    """A promise: `percentile` percent of the requests get their first token within `ttft_seconds`."""
+
+    ttft_seconds: float
+    percentile: float = 95.0
+
+    @property
+    def fraction(self) -> float:
+        """The percentile as a share of 1."""
+        return self.percentile / 100.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
     """One InferenceDeployment, understood."""
 
@@ -94,7 +107,11 @@ class Deployment:
     target_queue_depth: float = 4.0
     scale_to_zero_after_seconds: float = 600.0
     signals: tuple[SignalSpecification, ...] = ()
+    latency_target: LatencyTarget | None = None
+    """None: the queue alone decides."""
     maximum_usd_per_hour: float | None = None
+    target_usd_per_million_requests: float | None = None
+    """Latency and spare capacity are not bought above this; None: at any price."""
     disruption: Disruption = Disruption()
     variants: tuple[Variant, ...]
     priority: int = 0

@@ -88,6 +88,12 @@ def decide(found: Assessment, share: Placement, state: DeploymentState, now: flo
     if found.standing.waiting_for_window and after == before:
         message = f"{found.standing.waiting_for_window} replicas of an older template wait for spec.disruption.windows"
         return _decision(found, after, Reason.DISRUPTION_LIMIT, message)
+    evacuees = found.standing.evacuees
+    if evacuees and after == before:
+        departure = found.standing.departures[evacuees[0].name]
+        others = f", {len(evacuees) - 1} more must leave their places" if len(evacuees) > 1 else ""
+        message = f"{evacuees[0].name} is replaced elsewhere: {departure.message}{others}"
+        return _decision(found, after, departure.reason, message)
     if after > before and found.desired.reason in (
         Reason.ON_TARGET,
         Reason.HOLDING_STABLE,
@@ -244,8 +250,17 @@ def _scaling_active(found: Assessment) -> Condition:
         type=ConditionType.SCALING_ACTIVE,
         status=True,
         reason=Reason.SIGNALS_FRESH,
-        message="fresh signals drive the number of replicas",
+        message="fresh signals drive the number of replicas" + _latency_remark(found),
     )
+
+
+def _latency_remark(found: Assessment) -> str:
+    """Say whether the latency target decides, without numbers, which would change the text on each pass."""
+    if found.latency is None:
+        return ""
+    if found.latency.wait_at_most_seconds <= 0:
+        return "; no number of them keeps spec.scaling.latencyTarget: the engines alone, without any queue, take longer"
+    return ""
 
 
 _SILENCE: dict[str, str] = {

@@ -87,8 +87,25 @@ class Node:
     """None: neither catalog nor pool knows the price; such a node takes no replica that has a cost ceiling."""
     allocatable: Resources
     unhealthy_devices: tuple[int, ...] = ()
+    unhealthy_cores: int = 0
+    """Mask of single cores that are out, beside those of `unhealthy_devices`."""
+    cordoned: bool = False
+    """Somebody wants nothing new here (`kubectl cordon`, the first half of `kubectl drain`)."""
+    deleting: bool = False
+    """Its object is being deleted."""
+    unready_since: float | None = None
+    """Since when it has not been Ready; None: it is, never was, or nobody says since when."""
     labels: Labels = ()
     taints: tuple[Taint, ...] = ()
+
+    @property
+    def broken_cores(self) -> int:
+        """Mask of every core that is out."""
+        mask = self.unhealthy_cores
+        per_device = self.instance_type.cores_per_device
+        for device in self.unhealthy_devices:
+            mask |= ((1 << per_device) - 1) << (device * per_device)
+        return mask
 
 
 class ReplicaPhase(StrEnum):
@@ -151,7 +168,9 @@ class ForeignPod:
     node: str
     requests: Resources
     cores: int | None = None
-    """Mask of its cores; None: it asked for `requests.accelerator_cores` of them and nobody said which."""
+    """Mask of its cores; None: it asked for some, and nobody said which."""
+    whole_devices: int = 0
+    """Devices asked for as such (`aws.amazon.com/neuron`): the scheduler counts them apart from cores, the silicon is one."""
     terminating: bool = False
 
 
@@ -208,3 +227,5 @@ class FleetSnapshot:
     replicas: tuple[Replica, ...] = ()
     foreign_pods: tuple[ForeignPod, ...] = ()
     pools: tuple[Pool, ...] = ()
+    unusable_nodes: tuple[str, ...] = ()
+    """Nodes that exist and are left out of `nodes`, because their pool or instance type is not known: they are not gone."""

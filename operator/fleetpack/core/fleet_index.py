@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fleetpack.catalog import InstanceType
+from fleetpack.core.departures import Departure, departing_nodes, departure_of
 from fleetpack.core.fleet import FleetSnapshot, Node, Replica
 
 
@@ -27,9 +28,17 @@ class FleetIndex:
     offers: Mapping[str, tuple[tuple[InstanceType, float | None], ...]]
     """By pool: each instance type that it has or may launch, with its price; every pair once."""
 
+    departing: Mapping[str, Departure]
+    """By node: why its replicas must go; those of all other nodes may stay."""
 
-def index_fleet(snapshot: FleetSnapshot) -> FleetIndex:
-    """Return the index of a snapshot."""
+    def departures(self, replicas: tuple[Replica, ...]) -> dict[str, Departure]:
+        """Return, by name of the replica, why those of `replicas` that cannot stay must go."""
+        found = ((one.name, departure_of(one, self.nodes.get(one.node), self.departing)) for one in replicas)
+        return {name: departure for name, departure in found if departure is not None}
+
+
+def index_fleet(snapshot: FleetSnapshot, now: float) -> FleetIndex:
+    """Return the index of a snapshot as it is at `now`."""
     replicas: dict[str, list[Replica]] = {}
     names: dict[str, set[str]] = {}
     for replica in snapshot.replicas:
@@ -47,6 +56,7 @@ def index_fleet(snapshot: FleetSnapshot) -> FleetIndex:
         nodes={node.name: node for node in snapshot.nodes},
         replicas={key: tuple(found) for key, found in replicas.items()},
         names={namespace: frozenset(found) for namespace, found in names.items()},
+        departing=departing_nodes(snapshot, now),
         offers={
             pool: tuple((instance_type, price) for (_, price), instance_type in found.items())
             for pool, found in offers.items()

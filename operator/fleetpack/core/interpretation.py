@@ -15,6 +15,7 @@ from fleetpack.api.conditions import Reason
 from fleetpack.api.inference_deployment import InferenceDeployment, ModelSpec, Signal, Weekday
 from fleetpack.api.inference_deployment import Variant as VariantSpecification
 from fleetpack.api.inference_deployment import Window as WindowSpecification
+from fleetpack.api.values import Money
 from fleetpack.catalog import (
     AllocationPolicy,
     Catalog,
@@ -27,6 +28,7 @@ from fleetpack.catalog import (
 from fleetpack.core.deployments import (
     Deployment,
     Disruption,
+    LatencyTarget,
     LearnedProfile,
     Mode,
     SignalSpecification,
@@ -74,7 +76,9 @@ def interpret_deployment(
         target_queue_depth=scaling.target_queue_depth,
         scale_to_zero_after_seconds=scaling.scale_to_zero_after.seconds,
         signals=tuple(_signal(signal) for signal in scaling.signals),
-        maximum_usd_per_hour=float(spec.cost.max_usd_per_hour) if spec.cost.max_usd_per_hour else None,
+        latency_target=_latency_target(resource),
+        maximum_usd_per_hour=_usd(spec.cost.max_usd_per_hour),
+        target_usd_per_million_requests=_usd(spec.cost.target_usd_per_million_requests),
         disruption=Disruption(
             maximum_unavailable=unavailable.count,
             maximum_unavailable_fraction=(unavailable.percent or 0) / 100,
@@ -85,7 +89,7 @@ def interpret_deployment(
         priority=priority,
         deleting=resource.metadata.deletion_timestamp is not None,
         problems=tuple(problems) if not variants else (),
-        warnings=(*(problems if variants else ()), *_unknown_zones(resource), *_not_acted_upon(resource)),
+        warnings=(*(problems if variants else ()), *_unknown_zones(resource)),
         learned=_learned(resource),
     )
 
@@ -173,17 +177,13 @@ def _unknown_zones(resource: InferenceDeployment) -> list[Problem]:
     ]
 
 
-def _not_acted_upon(resource: InferenceDeployment) -> list[Problem]:
-    """Return what the API takes and this version only shows; saying nothing would promise it."""
-    named = {
-        "spec.scaling.latencyTarget": resource.spec.scaling.latency_target,
-        "spec.cost.targetUSDPerMillionRequests": resource.spec.cost.target_usd_per_million_requests,
-    }
-    return [
-        Problem(reason=Reason.ACCEPTED, message=f"{field} is not acted upon yet: queue depth and arrival rate decide")
-        for field, value in named.items()
-        if value is not None
-    ]
+def _latency_target(resource: InferenceDeployment) -> LatencyTarget | None:
+    target = resource.spec.scaling.latency_target
+    return None if target is None else LatencyTarget(ttft_seconds=target.ttft.seconds, percentile=target.percentile)
+
+
+def _usd(amount: Money | None) -> float | None:
+    return None if amount is None else float(amount)
 
 
 def _learned(resource: InferenceDeployment) -> tuple[LearnedProfile, ...]:

@@ -15,6 +15,7 @@ from fleetpack.api.conditions import Reason
 from fleetpack.core.absent import Measurement, NoData
 from fleetpack.core.deployments import Deployment, SignalSpecification
 from fleetpack.core.fleet import Replica, ReplicaPhase
+from fleetpack.core.latency import Counts, increase, merged, remember_unqueued
 from fleetpack.core.samples import Sample
 from fleetpack.core.state import DeploymentState, Flow, Reading
 
@@ -41,6 +42,8 @@ class Observation:
 
     waiting: Measurement | NoData
     running: Measurement | NoData
+    ttft_seconds: Measurement | None = None
+    """Only where a source outside the Pods measures the percentile itself; else latency takes it from histograms."""
     arrival_rate_per_second: Measurement | NoData
     """Only where a source measures it itself; else demand takes it from the flows."""
     ready_replicas: int
@@ -71,6 +74,8 @@ def build_observation(
     readings = {(reading.signal, reading.pod_uid): reading for reading in state.readings}
     arrivals = finished = 0.0
     counted = False
+    ttft: list[Counts] = []
+    unqueued: list[Counts] = []
     pod_flows: list[PodFlow] = []
     for sample in sorted(samples, key=lambda sample: (sample.observed_at, sample.signal, sample.pod_uid)):
         known = sample.signal in signals and (not sample.pod_uid or sample.pod_uid in by_uid)
@@ -86,6 +91,13 @@ def build_observation(
             if pod_flow:
                 pod_flows.append(pod_flow)
         unbroken = previous is not None and _unbroken(sample, previous, signals[sample.signal].stale_after_seconds)
+        if deployment.latency_target is None:
+            sample = replace(sample, ttft_buckets=()) if sample.ttft_buckets else sample
+        elif previous is not None:
+            new = increase(sample, previous)
+            ttft.append(new)
+            if unbroken and not sample.waiting and not previous.waiting:
+                unqueued.append(new)
         readings[sample.signal, sample.pod_uid] = _reading(sample, previous if unbroken else None)
     kept = tuple(
         reading
@@ -96,12 +108,18 @@ def build_observation(
     observation = _summarise(signals, ready, kept, now)
     fresh = not isinstance(observation.waiting, NoData) or not isinstance(observation.running, NoData)
     # A pass that counted nothing is kept too: it says until when nothing came.
-    new_flow = (Flow(at=now, arrivals=arrivals, finished=finished),) if counted else ()
+    new_flow = (Flow(at=now, arrivals=arrivals, finished=finished, ttft=merged(ttft)),) if counted else ()
     flows = tuple(flow for flow in state.flows if flow.at > now - FLOW_WINDOW_SECONDS) + new_flow
     since = (state.observing_since if state.observing_since is not None else now) if fresh else None
     return (
         replace(observation, pod_flows=tuple(pod_flows)),
-        replace(state, readings=kept, flows=flows, observing_since=since),
+        replace(
+            state,
+            readings=kept,
+            flows=flows,
+            observing_since=since,
+            ttft_unqueued=remember_unqueued(state.ttft_unqueued, merged(unqueued)) if unqueued else state.ttft_unqueued,
+        ),
     )
 
 
@@ -127,6 +145,7 @@ def _reading(sample: Sample, previous: Reading | None) -> Reading:
         finished_total=sample.finished_total,
         arrival_rate_per_second=sample.arrival_rate_per_second,
         ttft_seconds=sample.ttft_seconds,
+        ttft_buckets=sample.ttft_buckets,
         saturated_from=saturated_from,
     )
 
@@ -179,6 +198,7 @@ def _summarise(
     waiting: list[tuple[float, float]] = []
     running: list[tuple[float, float]] = []
     rates: list[tuple[float, float]] = []
+    latencies: list[tuple[float, float]] = []
     work: dict[str, float] = {}
     missing: list[str] = []
     for signal in signals.values():
@@ -200,6 +220,7 @@ def _summarise(
                 (reading.waiting, waiting),
                 (reading.running, running),
                 (reading.arrival_rate_per_second, rates),
+                (reading.ttft_seconds, latencies),
             ):
                 if value is not None:
                     into.append((value, age_seconds))
@@ -210,12 +231,21 @@ def _summarise(
     return Observation(
         waiting=_total(waiting, missing, signals, ready),
         running=_total(running, missing, signals, ready),
+        ttft_seconds=_largest(latencies),
         arrival_rate_per_second=_total(rates, missing, signals, ready),
         ready_replicas=len(ready),
         complete=not missing and bool(signals),
         missing="; ".join(missing[:3]) + (f"; and {len(missing) - 3} more" if len(missing) > 3 else ""),
         work=work,
     )
+
+
+def _largest(parts: list[tuple[float, float]]) -> Measurement | None:
+    """Return the largest of several latencies: percentiles do not add up, and the worst one is the promise that is broken."""
+    if not parts:
+        return None
+    value, age_seconds = max(parts)
+    return Measurement(value=value, age_seconds=age_seconds)
 
 
 def _total(

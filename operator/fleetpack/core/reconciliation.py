@@ -42,6 +42,14 @@ def reconcile(found: Assessment, share: Placement, fleet: FleetIndex, now: float
     return tuple(actions)
 
 
+def _reason_to_create(found: Assessment) -> str:
+    """Return why new replicas start: for those that must leave their place first, then for a template, then for the number."""
+    evacuees = found.standing.evacuees
+    if evacuees:
+        return found.standing.departures[evacuees[0].name].reason
+    return Reason.TEMPLATE_CHANGED if found.standing.outdated else found.desired.reason
+
+
 def _creations(found: Assessment, assigned: list[Assignment], fleet: FleetIndex) -> list[Action]:
     """Name new replicas by variant and the lowest free ordinal."""
     deployment = found.deployment
@@ -65,7 +73,7 @@ def _creations(found: Assessment, assigned: list[Assignment], fleet: FleetIndex)
                 cores_count=entry.cores_count,
                 template_hash=variant.template_hash,
                 usd_per_hour=entry.usd_per_hour,
-                reason=Reason.TEMPLATE_CHANGED if found.standing.outdated else found.desired.reason,
+                reason=_reason_to_create(found),
             )
         )
     return creations

@@ -8,16 +8,18 @@ Derived anew on each pass from what is there; nothing is queued. In this order:
 * what is too much is drained: what serves least first
 * a replica of an old template goes when a new one is Ready in its place, or, where there is no room for both, within the
   disruption budget
+* a replica whose place is departing goes when a new one is Ready elsewhere, and never before: without room it stays to the end
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fleetpack.api.conditions import Reason
 from fleetpack.core.decision import Action, DeleteReplica, DrainReplica, RestoreReplica
+from fleetpack.core.departures import Departure
 from fleetpack.core.deployments import Deployment
 from fleetpack.core.fleet import Replica, ReplicaPhase
 from fleetpack.core.windows import open_now
@@ -49,14 +51,27 @@ class Standing:
     ready: int
     waiting_for_window: int = 0
     """How many of `current` have an older template that may not be rolled at this time of day."""
+    leaving: tuple[Replica, ...] = ()
+    """Live, in a place that should be left when it suits; not counted on to stay."""
+    condemned: tuple[Replica, ...] = ()
+    """Live, in a place that is lost or will be, whatever we do; not counted on at all."""
+    departures: Mapping[str, Departure] = field(default_factory=dict)
+    """Why replicas cannot stay where they are, by name, in whatever phase."""
 
     @property
     def live(self) -> int:
-        """How many replicas serve or will serve."""
-        return len(self.current) + len(self.outdated)
+        """How many replicas serve or will serve, for however long."""
+        return len(self.current) + len(self.outdated) + len(self.leaving) + len(self.condemned)
+
+    @property
+    def evacuees(self) -> tuple[Replica, ...]:
+        """Live replicas that cannot stay where they are, the lost ones first."""
+        return (*self.condemned, *self.leaving)
 
 
-def standing(deployment: Deployment, replicas: tuple[Replica, ...], now: float) -> Standing:
+def standing(
+    deployment: Deployment, replicas: tuple[Replica, ...], now: float, departures: Mapping[str, Departure]
+) -> Standing:
     """Sort the replicas of one deployment; those of unknown outcome are counted on by nobody."""
     known = [replica for replica in replicas if not replica.outcome_unknown]
     overdue = [
@@ -67,9 +82,14 @@ def standing(deployment: Deployment, replicas: tuple[Replica, ...], now: float) 
     live = [replica for replica in known if replica.phase in LIVE_PHASES and replica not in overdue]
     current: list[Replica] = []
     outdated: list[Replica] = []
+    leaving: list[Replica] = []
+    condemned: list[Replica] = []
     may_roll = open_now(deployment.disruption.windows, now)
     waiting_for_window = 0
     for replica in live:
+        if replica.name in departures:
+            (condemned if departures[replica.name].certain else leaving).append(replica)
+            continue
         variant = deployment.variant(replica.variant)
         up_to_date = variant is not None and replica.template_hash == variant.template_hash
         (current if up_to_date or deployment.problems or not may_roll else outdated).append(replica)
@@ -82,17 +102,20 @@ def standing(deployment: Deployment, replicas: tuple[Replica, ...], now: float) 
         overdue=tuple(overdue),
         ready=sum(replica.phase is ReplicaPhase.READY for replica in live),
         waiting_for_window=waiting_for_window,
+        leaving=tuple(leaving),
+        condemned=tuple(condemned),
+        departures=departures,
     )
 
 
 def surge_allowed(deployment: Deployment, now: Standing, wanted: int) -> int:
-    """How many replicas more than wanted may exist while a template rolls."""
-    return max(1, deployment.disruption.allowed(wanted)) if now.outdated else 0
+    """How many replicas more than wanted may exist while a template rolls or a cordoned node is left."""
+    return max(1, deployment.disruption.allowed(wanted)) if now.outdated or now.leaving else 0
 
 
 def missing_replicas(deployment: Deployment, now: Standing, wanted: int) -> int:
     """How many replicas should be created, if there is room for them."""
-    room = wanted + surge_allowed(deployment, now, wanted) - now.live
+    room = wanted + surge_allowed(deployment, now, wanted) - (now.live - len(now.condemned))
     return max(0, min(wanted - len(now.current), room))
 
 
@@ -101,7 +124,8 @@ def restorable(now: Standing, deployment: Deployment, missing: int) -> tuple[Rep
     fit = []
     for replica in now.draining:
         variant = deployment.variant(replica.variant)
-        if variant is not None and replica.template_hash == variant.template_hash and replica.ready_at is not None:
+        up_to_date = variant is not None and replica.template_hash == variant.template_hash
+        if up_to_date and replica.ready_at is not None and replica.name not in now.departures:
             fit.append(replica)
     return tuple(sorted(fit, key=lambda replica: (-(replica.draining_since or 0.0), replica.name))[:missing])
 
@@ -110,26 +134,50 @@ def removals(
     deployment: Deployment, now: Standing, wanted: int, room: RoomFound, weights: Weights
 ) -> tuple[tuple[Replica, str], ...]:
     """Return the replicas to give up in this pass, each with the reason."""
+    gone = evacuated(deployment, now, wanted, room, weights)
     if not now.outdated:
-        victims = choose_victims(now.current, now.live - wanted, weights)
-        return tuple((replica, Reason.SURPLUS) for replica in victims)
+        victims = choose_victims(now.current, len(now.current) - wanted, weights)
+        return (*gone, *((replica, str(Reason.SURPLUS)) for replica in victims))
     old_ready = tuple(replica for replica in now.outdated if replica.phase is ReplicaPhase.READY)
     old_unready = tuple(
         replica for replica in now.outdated if replica.phase in (ReplicaPhase.UNBOUND, ReplicaPhase.STARTING)
     )
-    replaced = choose_victims(old_ready, now.ready - wanted, weights)
+    ready = now.ready - sum(replica.phase is ReplicaPhase.READY for replica, _ in gone)
+    replaced = choose_victims(old_ready, ready - wanted, weights)
     surplus = choose_victims(now.current, len(now.current) - wanted, weights)
     broken: tuple[Replica, ...] = ()
     if room.hopeless and not replaced:
         # On a short fleet the budget is a share of what there is room for; against what is wanted it would never be free.
         attainable = min(wanted, room.attainable)
-        spare = deployment.disruption.allowed(attainable) - max(0, attainable - now.ready)
+        spare = deployment.disruption.allowed(attainable) - max(0, attainable - ready)
         broken = choose_victims(old_ready, min(spare, room.hopeless), weights)
     return (
+        *gone,
         *((replica, Reason.TEMPLATE_CHANGED) for replica in (*old_unready, *replaced)),
         *((replica, Reason.SURPLUS) for replica in surplus),
         *((replica, Reason.NO_ROOM_TO_SURGE) for replica in broken),
     )
+
+
+def evacuated(
+    deployment: Deployment, now: Standing, wanted: int, room: RoomFound, weights: Weights
+) -> tuple[tuple[Replica, str], ...]:
+    """Return the replicas in departing places whose successors are Ready, with the reason; the lost ones first.
+
+    One that does not serve may yet come back with its node, so it goes only when enough others serve; but where a ceiling pays for
+    either it or its successor, it goes first.
+    """
+    serving = tuple(replica for replica in now.evacuees if replica.phase is ReplicaPhase.READY)
+    silent = tuple(replica for replica in now.evacuees if replica.phase is not ReplicaPhase.READY)
+    lost = tuple(replica for replica in serving if now.departures[replica.name].certain)
+    excess = now.ready - wanted
+    going = choose_victims(lost, excess, weights)
+    going += choose_victims(tuple(one for one in serving if one not in lost), excess - len(going), weights)
+    dispensable = len(silent) - max(0, wanted - now.ready)
+    if room.hopeless and deployment.maximum_usd_per_hour is not None:
+        dispensable = max(dispensable, room.hopeless)
+    going += choose_victims(silent, dispensable, weights)
+    return tuple((replica, now.departures[replica.name].reason) for replica in going)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

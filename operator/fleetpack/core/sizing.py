@@ -1,12 +1,16 @@
 """Step 4, size: how many replicas the forecast needs.
 
-Four bounds, the largest wins and is named. With arrival rate a, capacity m requests per second and concurrency c of one
+Five bounds, the largest wins and is named. With arrival rate a, capacity m requests per second and concurrency c of one
 replica, backlog W and running requests R, target queue depth q per replica, drain time D:
 
 * capacity:    n >= (a - 1.5 s) / (m * 0.85): no replica runs hot all the time; s is the deviation of a by chance
 * backlog:     W - q*n <= (m*n - a) * D, so n >= (W + a*D) / (m*D + q): the queue is at its target after D seconds
 * concurrency: n >= (W + R) / (c + q): everything inside is either being served or in a queue of the wanted depth
 * observed:    the same with c = R / ready, where nothing at all is known of the variant
+
+* latency:     where there is a target for the time to first token, n such that the percentile of the wait (`queueing`) and of the
+  engine's own time without a queue together keep it; one more where the measured percentile is above the target although the
+  queue is short; and a queue counts as long as soon as draining it would take the time that the target leaves
 
 Each has a twin that says how many replicas must be *kept*; it is larger, so that noise around a boundary moves nothing. All of
 them are independent of how many replicas exist: a slow start never makes the next answer larger.
@@ -18,9 +22,12 @@ import math
 from dataclasses import dataclass
 
 from fleetpack.api.conditions import Reason
+from fleetpack.core.absent import Measurement
 from fleetpack.core.decision import Factor
-from fleetpack.core.demand import DemandForecast
+from fleetpack.core.demand import Demand, DemandForecast
+from fleetpack.core.latency import Latency
 from fleetpack.core.profiles import ServiceProfile
+from fleetpack.core.queueing import replicas_for_wait
 
 START_UTILIZATION = 0.85
 """Above this a queue of Poisson arrivals grows fast even with several servers (Erlang C), so more replicas start."""
@@ -30,6 +37,8 @@ START_DEVIATIONS = 1.5
 KEEP_DEVIATIONS = 2.0
 """A rate counts as higher only beyond what chance explains, and as lower only well beyond: a queue shows a real rise at once
 (the backlog bound), nothing shows a real fall but time."""
+KEEP_LATENCY_FRACTION = 0.8
+"""A replica is not given up while the measured percentile is above this share of its target: fewer would be slower."""
 DRAIN_SECONDS = 15.0
 """A backlog should be gone this long after the new replicas are ready."""
 
@@ -51,10 +60,15 @@ class _Bound:
     kept: float
 
 
-def size(forecast: DemandForecast, profile: ServiceProfile, target_queue_depth: float) -> Recommendation:
+def size(
+    forecast: DemandForecast, profile: ServiceProfile, target_queue_depth: float, latency: Latency | None = None
+) -> Recommendation:
     """Return the number of replicas for a forecast; never below 1 while there is work, 0 when all is idle."""
     demand = forecast.demand
+    target_queue_depth = _queue_depth(profile, target_queue_depth, latency)
     bounds = _bounds(forecast, profile, target_queue_depth)
+    if latency is not None:
+        bounds = (*bounds, *_latency_bounds(demand, profile, latency, target_queue_depth))
     largest = max(bounds, key=lambda bound: (bound.needed, bound.reason))
     floor = 0 if demand.idle else 1
     needed = max(floor, _whole(largest.needed))
@@ -69,6 +83,8 @@ def size(forecast: DemandForecast, profile: ServiceProfile, target_queue_depth: 
         factors.append(Factor(name="requests_per_second_per_replica", value=profile.requests_per_second))
     if profile.concurrency is not None:
         factors.append(Factor(name="concurrency_per_replica", value=profile.concurrency))
+    if latency is not None:
+        factors.extend(_latency_factors(latency))
     return Recommendation(
         replicas=needed,
         keep_replicas=max(needed, _whole(max(bound.kept for bound in bounds))),
@@ -116,6 +132,58 @@ def _observed_bound(forecast: DemandForecast, target_queue_depth: float) -> _Bou
         return _Bound(reason=Reason.ON_TARGET, needed=0.0, kept=0.0 if demand.idle else float(ready))
     needed = (demand.waiting + demand.running) / (demand.running / ready + target_queue_depth)
     return _Bound(reason=Reason.QUEUE_ABOVE_TARGET, needed=needed, kept=max(needed, float(ready)))
+
+
+def _queue_depth(profile: ServiceProfile, target_queue_depth: float, latency: Latency | None) -> float:
+    """Return the queue per replica that is short enough: the user's depth, or less where that would take too long to serve."""
+    if latency is None or not profile.requests_per_second or latency.wait_at_most_seconds <= 0:
+        return target_queue_depth
+    return min(target_queue_depth, profile.requests_per_second * latency.wait_at_most_seconds)
+
+
+def _latency_bounds(
+    demand: Demand, profile: ServiceProfile, latency: Latency, target_queue_depth: float
+) -> tuple[_Bound, ...]:
+    """Return what the latency target asks for; nothing where the engine alone takes longer than the target."""
+    allowed = latency.wait_at_most_seconds
+    if allowed <= 0 or demand.idle:
+        return ()
+    bounds = []
+    rate, concurrency = profile.requests_per_second, profile.concurrency
+    if rate and concurrency:
+        deviation = demand.rate_deviation_per_second
+        least, most = (
+            replicas_for_wait(
+                max(0.0, demand.arrival_rate_per_second + deviations * deviation),
+                rate,
+                max(1, int(concurrency)),
+                fraction=latency.target.fraction,
+                wait_at_most_seconds=allowed,
+            )
+            for deviations in (-START_DEVIATIONS, KEEP_DEVIATIONS)
+        )
+        bounds.append(_Bound(reason=Reason.LATENCY_ABOVE_TARGET, needed=float(least), kept=float(most)))
+    if isinstance(latency.measured, Measurement) and demand.ready_replicas:
+        seconds, ready = latency.measured.value, float(demand.ready_replicas)
+        # A long queue is the other bounds' affair: they know how many replicas drain it, and until then every wait is long.
+        missed = seconds > latency.target.ttft_seconds and demand.waiting <= target_queue_depth * ready
+        near = seconds > KEEP_LATENCY_FRACTION * latency.target.ttft_seconds and seconds > (
+            latency.unqueued_seconds or 0.0
+        )
+        needed = ready + 1.0 if missed else 0.0
+        bounds.append(
+            _Bound(reason=Reason.LATENCY_ABOVE_TARGET, needed=needed, kept=max(needed, ready if near else 0.0))
+        )
+    return tuple(bounds)
+
+
+def _latency_factors(latency: Latency) -> list[Factor]:
+    factors = [Factor(name="ttft_target_seconds", value=latency.target.ttft_seconds)]
+    if isinstance(latency.measured, Measurement):
+        factors.append(Factor(name="ttft_seconds", value=latency.measured.value))
+    if latency.unqueued_seconds is not None:
+        factors.append(Factor(name="ttft_unqueued_seconds", value=latency.unqueued_seconds))
+    return factors
 
 
 def _whole(replicas: float) -> int:

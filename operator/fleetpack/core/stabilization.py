@@ -37,6 +37,12 @@ class DesiredReplicas:
     """Numbers are missing, so the last size is kept."""
 
 
+_FOR_WHAT: dict[str, str] = {
+    Reason.LATENCY_ABOVE_TARGET: " for spec.scaling.latencyTarget",
+    Reason.COST_TARGET: ", more is not paid for by spec.cost.targetUSDPerMillionRequests",
+}
+
+
 def break_even_seconds(profile: ServiceProfile) -> float:
     """Return how long a surplus replica is kept; never shorter than the window that its idleness is measured over."""
     return max(RATE_WINDOW_SECONDS, COLD_STARTS_OF_RENT * profile.startup_seconds)
@@ -103,12 +109,14 @@ def _choose(
     """Up at once, down when the whole window agrees, else stay."""
     wanted, reason = recommendation.replicas, recommendation.bound_by
     if wanted > current:
-        message = f"{wanted} needed now"
+        message = f"{wanted} needed now{_FOR_WHAT.get(reason, '')}"
     elif kept_all_window is not None and kept_all_window < current:
         wanted, reason = kept_all_window, Reason.DEMAND_BELOW_CAPACITY
         message = f"no more than {kept_all_window} needed for as long as a cold start is worth"
+    elif wanted == current and reason == Reason.COST_TARGET:
+        message = f"{wanted} kept{_FOR_WHAT[reason]}"
     elif wanted == current:
-        reason, message = Reason.ON_TARGET, f"{wanted} needed"
+        reason, message = Reason.ON_TARGET, f"{wanted} needed{_FOR_WHAT.get(reason, '')}"
     elif kept_all_window is None:
         reason, message = (
             Reason.HOLDING_WINDOW_FILLING,

@@ -22,6 +22,8 @@ class Reading:
     finished_total: float | None = None
     arrival_rate_per_second: float | None = None
     ttft_seconds: float | None = None
+    ttft_buckets: tuple[tuple[float, float], ...] = ()
+    """The cumulative histogram, kept only where a latency target needs it."""
     saturated_from: float | None = None
     """What `finished_total` was when the Pod began to be saturated without a break; None: it is not saturated now."""
 
@@ -33,6 +35,8 @@ class Flow:
     at: float
     arrivals: float
     finished: float
+    ttft: tuple[tuple[float, float], ...] = ()
+    """Requests by the upper bound of their time to first token in seconds; only where there is a latency target."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +70,11 @@ class DeploymentState:
     flows: tuple[Flow, ...] = ()
     recommended: tuple[Recommended, ...] = ()
     learning: tuple[Learning, ...] = ()
+    ttft_unqueued: tuple[tuple[float, float], ...] = ()
+    """Fading counts of requests that met no queue, by the upper bound of their time to first token in seconds."""
+    latency_ready_replicas: int | None = None
+    latency_since: float = 0.0
+    """Since when that many replicas are ready: what was measured before belongs to another number."""
     started_uids: tuple[str, ...] = ()
     """Pods whose cold start has been counted."""
     desired: int | None = None

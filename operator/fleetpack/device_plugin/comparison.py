@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from fleetpack.api.conditions import Reason
 from fleetpack.core.cores import format_cores
 from fleetpack.device_plugin.accounts import Holding, Reading
 
@@ -21,9 +22,9 @@ from fleetpack.device_plugin.accounts import Holding, Reading
 class DisagreementKind(StrEnum):
     """How the kubelet's choice differs from the plan: reason of an event, label of a metric."""
 
-    SWAPPED = "CoresSwapped"
+    SWAPPED = Reason.CORES_SWAPPED.value
     """The Pod has cores that were planned for another Pod of the same size on this node."""
-    MOVED = "CoresMoved"
+    MOVED = Reason.CORES_MOVED.value
     """The Pod has cores that were planned for nobody."""
 
 

@@ -12,15 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from fleetpack.catalog import InstanceType
+from fleetpack.cluster.node_health import devices_out_by_condition
 from fleetpack.core.cores import range_mask
 from fleetpack.device_plugin.silicon import NeuronResource, Refusal, device_mask, mask_of_ids
-
-HEALTH_CONDITION = "NeuronHealth"
-"""Node condition of the Neuron node problem detector (aws-neuron-sdk, deploy/infrastructure/problem-detector.rst)."""
-ERROR_REASON_PREFIX = "NeuronHasError"
-"""Its reasons for permanent errors all begin so; the good one is `NeuronHasNoError`."""
-
-_DEVICE_FILE = re.compile(r"/dev/neuron(\d+)\b")
 
 
 def all_cores(instance_type: InstanceType) -> int:
@@ -44,18 +38,12 @@ def named_cores(instance_type: InstanceType, text: str) -> int:
 
 
 def cores_out_by_condition(instance_type: InstanceType, conditions: tuple[Mapping[str, Any], ...]) -> int:
-    """Return the cores that the node's conditions take out: the devices named in the message, or else all.
-
-    The reason decides and not the status: it says plainly whether there is an error, whatever the polarity of the condition.
-    """
-    for condition in conditions:
-        if condition.get("type") == HEALTH_CONDITION and str(condition.get("reason", "")).startswith(
-            ERROR_REASON_PREFIX
-        ):
-            numbers = {int(number) for number in _DEVICE_FILE.findall(str(condition.get("message", "")))}
-            known = [number for number in numbers if number < instance_type.devices]
-            return device_mask(instance_type, known) or all_cores(instance_type)
-    return 0
+    """Return the cores that the node's conditions take out: the devices named in the message, or else all."""
+    devices = devices_out_by_condition(conditions)
+    if devices is None:
+        return 0
+    known = [number for number in devices if number < instance_type.devices]
+    return device_mask(instance_type, known) or all_cores(instance_type)
 
 
 def _named(instance_type: InstanceType, word: str) -> int:

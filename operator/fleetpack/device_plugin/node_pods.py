@@ -17,8 +17,8 @@ from typing import Any
 from fleetpack.cluster import names
 from fleetpack.cluster.api_client import KubernetesClient, Selector, list_items
 from fleetpack.cluster.errors import KubernetesError
+from fleetpack.cluster.node_health import HEALTH_CONDITION
 from fleetpack.cluster.reflector import Reflector, ReflectorSettings
-from fleetpack.device_plugin.health import HEALTH_CONDITION
 from fleetpack.device_plugin.plugin import PodsUnavailableError
 from fleetpack.device_plugin.pods import NodePod, project_node_pod
 
@@ -30,10 +30,12 @@ CURRENT_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeRow:
-    """What is kept of the node: its health conditions, and its instance type (empty: no label)."""
+    """What is kept of the node: its health conditions, its instance type (empty: no label), what we wrote on it."""
 
     instance_type: str
     conditions: tuple[tuple[tuple[str, str], ...], ...]
+    unhealthy_cores: str = ""
+    """The annotation as it stands."""
 
     @property
     def health_conditions(self) -> tuple[Mapping[str, str], ...]:
@@ -110,6 +112,7 @@ def project_node(raw: Mapping[str, Any]) -> NodeRow:
     conditions = (raw.get("status") or {}).get("conditions") or ()
     return NodeRow(
         instance_type=(raw["metadata"].get("labels") or {}).get(names.INSTANCE_TYPE_LABEL, ""),
+        unhealthy_cores=(raw["metadata"].get("annotations") or {}).get(names.UNHEALTHY_CORES_ANNOTATION, ""),
         conditions=tuple(
             tuple((field, str(condition.get(field, ""))) for field in ("type", "status", "reason", "message"))
             for condition in conditions

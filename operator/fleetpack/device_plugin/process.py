@@ -192,6 +192,9 @@ class _Process:
         while True:
             self.plugin.attention.clear()
             self._read_at = time.monotonic()
+            node = self.pods.node()
+            if node is not None:
+                await self.truth.write_health(node.unhealthy_cores, self.plugin.unhealthy)
             try:
                 reading = await self.plugin.refresh()
                 self.metrics.show_reading(time.time())
@@ -209,7 +212,10 @@ class _Process:
     async def _watch_health(self) -> None:
         while True:
             await asyncio.sleep(HEALTH_PERIOD_SECONDS)
+            before = self.plugin.unhealthy
             self._look_at_health()
+            if self.plugin.unhealthy != before:
+                self.plugin.attention.set()
 
     def _look_at_health(self) -> None:
         """Ask every cause which cores are out now; one that cannot tell keeps what it said last."""

@@ -1,10 +1,10 @@
-"""Writes the kubelet's truth back: the allocated cores on each Pod, and an event where they are not the planned ones.
+"""Writes the truth back: the allocated cores on each Pod, with an event where they are not the planned ones; what is out on the node.
 
 A patch carries the Pod's UID, so it never lands on a namesake, and is sent only where the annotation differs. The watch may show our
 own write late; what was written within the last seconds is not written again. A failed write is tried again with the next
 reading of the kubelet's list.
 
-Boundary: writes that one annotation on Pods of its own node, and events, nothing else.
+Boundary: writes one annotation on Pods of its own node, one on the node itself, and events, nothing else.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from fleetpack.cluster import names
 from fleetpack.cluster.api_client import KubernetesClient
 from fleetpack.cluster.errors import Invalid, KubernetesError, NotFound
+from fleetpack.core.cores import format_cores
 from fleetpack.device_plugin.accounts import Reading
 from fleetpack.device_plugin.comparison import (
     AnnotationWrite,
@@ -51,6 +52,7 @@ class TruthWriter:
         self._clock = clock
         self._written: dict[str, tuple[str, float]] = {}
         self._told: set[tuple[str, int]] = set()
+        self._health_written = ("", float("-inf"))
 
     async def write(self, pods: tuple[PlannedPod, ...], reading: Reading) -> None:
         """Bring the annotations in line with a reading, and tell once of each Pod that got other cores than planned."""
@@ -66,6 +68,22 @@ class TruthWriter:
         uids = {pod.uid for pod in pods}
         self._written = {uid: written for uid, written in self._written.items() if uid in uids}
         self._told = {told for told in self._told if told[0] in uids}
+
+    async def write_health(self, written: str, unhealthy: int) -> None:
+        """Write on the node which cores are out; `written` is the annotation as the watch has it."""
+        wanted, now = format_cores(unhealthy), self._clock()
+        last, at = self._health_written
+        if wanted == written or (wanted == last and now - at <= SETTLE_SECONDS):
+            return
+        body = {"metadata": {"annotations": {names.UNHEALTHY_CORES_ANNOTATION: wanted or None}}}
+        try:
+            await self._client.patch(f"{names.NODES}/{self._node}", body)
+        except KubernetesError as error:
+            self._metrics.count_write("failed")
+            _logger.warning("cannot write on node %s which cores are out: %s", self._node, error)
+        else:
+            self._health_written = (wanted, now)
+            self._metrics.count_write("ok")
 
     async def _annotate(self, one: AnnotationWrite, now: float) -> None:
         body = {"metadata": {"uid": one.uid, "annotations": {names.ALLOCATED_CORES_ANNOTATION: one.cores}}}

@@ -116,6 +116,16 @@ def test_should_count_free_devices_where_they_have_no_ids() -> None:
     assert (room.free, room.free_cores) == (0b1111, 4)
 
 
+def test_should_take_whole_devices_from_the_silicon_and_not_from_what_the_scheduler_counts_as_cores() -> None:
+    guest = replace(_pod("others/b", 0), whole_devices=2)
+    (room,) = rooms(_on_a(pods=(guest,)))
+    assert (format_cores(room.free), room.remaining.accelerator_cores, room.occupants) == ("4-11", 12, 1)
+
+
+def test_should_give_out_no_core_that_is_out_alone() -> None:
+    assert _free(_on_a(node=a_node("a", unhealthy_cores=parse_cores("3"), unhealthy_devices=(5,)))) == "0-2,4-9"
+
+
 def test_should_ignore_pods_of_nodes_that_are_gone() -> None:
     assert _free(_on_a(_replica("0-7", node="gone"))) == "0-11"
 

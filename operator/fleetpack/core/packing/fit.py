@@ -16,6 +16,7 @@ from enum import StrEnum
 
 from fleetpack.core.cores import range_mask
 from fleetpack.core.cost import MONEY_TOLERANCE_USD_PER_HOUR
+from fleetpack.core.departures import is_leaving
 from fleetpack.core.fleet import (
     FleetSnapshot,
     ForeignPod,
@@ -107,7 +108,7 @@ class Room:
     @property
     def open(self) -> bool:
         """Whether it takes replicas, now or as a promise."""
-        return self.node.ready or self.node.booting
+        return (self.node.ready or self.node.booting) and not is_leaving(self.node)
 
     @property
     def promised(self) -> bool:
@@ -227,11 +228,12 @@ def _room(node: Node, replicas: Iterable[Replica], pods: Iterable[ForeignPod]) -
         occupants += 1
         sizes.add(replica.cores_count)
     for pod in pods:
-        cores = pod.requests.accelerator_cores
+        held = pod.requests.accelerator_cores + pod.whole_devices * shape.cores_per_device
         known |= pod.cores or 0
-        unknown += [cores] if pod.cores is None and cores else []
-        remaining = remaining.minus(_whole(pod.requests, cores))
-        occupants += bool(cores or pod.cores)
+        unknown += [held] if pod.cores is None and held else []
+        # The scheduler counts whole devices under another name, so they take nothing from the cores that it has to give.
+        remaining = remaining.minus(_whole(pod.requests, pod.requests.accelerator_cores))
+        occupants += bool(held or pod.cores)
     if counted(node.instance_type):
         free = range_mask(0, _free_devices(node, _allocatable(node).accelerator_cores - remaining.accelerator_cores))
     else:
@@ -262,10 +264,7 @@ def _presumed(shape: Shape, free: int, cores: int) -> int:
 
 
 def _healthy(node: Node, shape: Shape) -> int:
-    mask = range_mask(0, shape.cores)
-    for device in node.unhealthy_devices:
-        mask &= ~range_mask(device * shape.cores_per_device, shape.cores_per_device)
-    return mask
+    return range_mask(0, shape.cores) & ~node.broken_cores
 
 
 def _allocatable(node: Node) -> Resources:
