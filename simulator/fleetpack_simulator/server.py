@@ -18,7 +18,8 @@ from typing import Any, TypeGuard
 
 from aiohttp import web
 
-from fleetpack_simulator.engine import Completion, EngineReplica, EngineRequest, FirstToken, RequestError
+from fleetpack_simulator.engine import Completion, EngineRequest, FirstToken, RequestError
+from fleetpack_simulator.engine.serving import engine_of
 from fleetpack_simulator.registry import NoReplica, Registry, ReplicaAt
 from fleetpack_simulator.serving_metrics import ServingMetrics
 from fleetpack_simulator.settings import ReplicaSettings
@@ -113,7 +114,7 @@ class _Replica:
     def __init__(self, settings: ReplicaSettings) -> None:
         self.settings = settings
         self.metrics = ServingMetrics(settings.model_name)
-        self.engine = EngineReplica(settings.profile)
+        self.engine = engine_of(settings.profile)
         self._loop = asyncio.get_running_loop()
         self._origin = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None

@@ -8,6 +8,10 @@
     FLEETPACK_ENGINE_LAYERS, _HIDDEN_SIZE, _KV_HEADS, _HEAD_SIZE   those of the nearest published model
     FLEETPACK_ENGINE_MAX_BATCH                 32
     FLEETPACK_ENGINE_WINDOW_TOKENS             8192
+    FLEETPACK_ENGINE_KIND                      generate; or encoder, or diffusion: a server of fixed-shape batches
+    FLEETPACK_ENGINE_SEQUENCE_TOKENS           512: the length that an encoder is compiled for
+    FLEETPACK_ENGINE_PASSES, _TERA_OPERATIONS_PER_PASS, _TERA_OPERATIONS_AT_END   of a diffusion model: steps, work of each, decoder
+    FLEETPACK_ENGINE_CORES_PER_WORKER          all: a fixed-shape server may hold several copies of the model
     FLEETPACK_ENGINE_CORES                     else the cores that the replica was given; a container must have been given as many
 
 The accelerator's figures come from the catalog; the engine itself takes plain numbers. What is missing or wrong is a
@@ -21,10 +25,15 @@ from dataclasses import dataclass, replace
 
 from fleetpack.catalog import Accelerator, Catalog, UnknownAccelerator, load_catalog
 from fleetpack_simulator.engine import EngineProfile, Hardware, ModelShape, Topology, coefficients_for
+from fleetpack_simulator.engine.batch_server import BatchModel, BatchProfile
+from fleetpack_simulator.engine.serving import ServingProfile
 
 PREFIX = "FLEETPACK_ENGINE_"
 DEFAULT_MAXIMUM_BATCH = 32
 DEFAULT_WINDOW_TOKENS = 8192
+DEFAULT_SEQUENCE_TOKENS = 512
+DEFAULT_PASSES = 50
+_GENERATE = "generate"
 
 # How the chips of one machine are linked, for the hops of a collective; the other types have switches or a single chip.
 _TOPOLOGIES = {
@@ -44,7 +53,7 @@ class ReplicaSettings:
     """What one replica serves and as what."""
 
     model_name: str
-    profile: EngineProfile
+    profile: ServingProfile
 
 
 def replica_settings(environment: Mapping[str, str], *, cores: int | None) -> ReplicaSettings:
@@ -56,6 +65,9 @@ def replica_settings(environment: Mapping[str, str], *, cores: int | None) -> Re
             f"{PREFIX}CORES is not set and the replica was given no cores; set it or give cores to the replica"
         )
     hardware = hardware_of(_text(environment, "ACCELERATOR"))
+    kind = environment.get(f"{PREFIX}KIND") or _GENERATE
+    if kind != _GENERATE:
+        return ReplicaSettings(model_name=model.name, profile=_batch_profile(environment, kind, model, hardware, cores))
     profile = EngineProfile(
         model=model,
         hardware=hardware,
@@ -65,6 +77,45 @@ def replica_settings(environment: Mapping[str, str], *, cores: int | None) -> Re
         coefficients=coefficients_for(hardware),
     )
     return ReplicaSettings(model_name=model.name, profile=profile)
+
+
+def _batch_profile(
+    environment: Mapping[str, str], kind: str, model: ModelShape, hardware: Hardware, cores: int
+) -> BatchProfile:
+    """Return the profile of a server of fixed-shape batches."""
+    billions = model.parameters_billions
+    if kind == "encoder":
+        shape = BatchModel.encoder(
+            model.name,
+            weights_millions=1000 * billions,
+            layers=model.layers,
+            hidden_size=model.hidden_size,
+            tokens=_whole(environment, "SEQUENCE_TOKENS", DEFAULT_SEQUENCE_TOKENS) or 0,
+        )
+    elif kind == "diffusion":
+        operations = _number(environment, "TERA_OPERATIONS_PER_PASS")
+        if operations is None:
+            raise SettingsError(
+                f"{PREFIX}TERA_OPERATIONS_PER_PASS is not set; a diffusion model's work does not follow from its size"
+            )
+        shape = BatchModel(
+            name=model.name,
+            weight_bytes=2e9 * billions,
+            operations_per_pass=1e12 * operations,
+            layers=model.layers,
+            passes=_whole(environment, "PASSES", DEFAULT_PASSES) or 0,
+            final_operations=1e12 * (_number(environment, "TERA_OPERATIONS_AT_END") or 0.0),
+        )
+    else:
+        raise SettingsError(f"{PREFIX}KIND is {kind!r}, it must be {_GENERATE}, encoder or diffusion")
+    return BatchProfile(
+        model=shape,
+        hardware=hardware,
+        cores=cores,
+        batch=_whole(environment, "MAX_BATCH", 1) or 0,
+        coefficients=coefficients_for(hardware),
+        cores_per_worker=_whole(environment, "CORES_PER_WORKER", cores) or 0,
+    )
 
 
 def expected_cores(environment: Mapping[str, str]) -> int | None:

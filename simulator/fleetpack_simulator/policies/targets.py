@@ -10,8 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import ceil
 
 from fleetpack_simulator.engine import EngineProfile, decode_step_seconds, prefill_seconds
+from fleetpack_simulator.engine.batch_server import BatchProfile, batch_seconds
+from fleetpack_simulator.engine.serving import ServingProfile, places_of
 from fleetpack_simulator.workload import Request
 from fleetpack_simulator.world.setting import WorldSetting
 
@@ -39,13 +42,15 @@ class ReplicaTargets:
     output_tokens: float
 
 
-def targets_of(profile: EngineProfile, load: Iterable[Request]) -> ReplicaTargets:
+def targets_of(profile: ServingProfile, load: Iterable[Request]) -> ReplicaTargets:
     """Return the targets of replicas of `profile` under a load."""
     requests = tuple(load)
     prompt, output = _UNKNOWN_TOKENS
     if requests:
         prompt = sum(request.prompt_tokens for request in requests) / len(requests)
         output = sum(request.output_tokens for request in requests) / len(requests)
+    if isinstance(profile, BatchProfile):
+        return _batch_targets(profile, prompt, output)
     prompt = max(1.0, min(prompt, profile.window_tokens - 1.0))
     output = max(1.0, min(output, profile.window_tokens - prompt))
     reserved = profile.window_tokens if profile.hardware.static_shapes else prompt + output
@@ -65,6 +70,22 @@ def targets_of(profile: EngineProfile, load: Iterable[Request]) -> ReplicaTarget
         requests_per_second=_requests_per_second(profile, ongoing, prompt, output),
         kv_capacity_tokens=usable_tokens,
         kv_usage_scale=profile.kv_capacity_tokens / usable_tokens,
+        prompt_tokens=prompt,
+        output_tokens=output,
+    )
+
+
+def _batch_targets(profile: BatchProfile, prompt: float, output: float) -> ReplicaTargets:
+    """Return the targets of a server of fixed-shape batches: throughput grows with how full its batches are."""
+    slots = places_of(profile)
+    ongoing = max(1, ceil(TARGET_SHARE * slots))
+    return ReplicaTargets(
+        ongoing_requests=float(ongoing),
+        maximum_ongoing_requests=slots,
+        requests_per_second=ongoing / batch_seconds(profile),
+        # There is no cache; what a policy counts in tokens is worth as much as the places are.
+        kv_capacity_tokens=max(1, round(slots * prompt)),
+        kv_usage_scale=1.0,
         prompt_tokens=prompt,
         output_tokens=output,
     )

@@ -20,7 +20,7 @@ from fleetpack.core.deployments import Deployment
 from fleetpack.core.fleet import Node
 from fleetpack.core.interpretation import InterpretedPool, interpret_deployment, interpret_pool
 from fleetpack.core.templates import merge_template
-from fleetpack_simulator.engine import EngineProfile
+from fleetpack_simulator.engine.serving import ServingProfile
 from fleetpack_simulator.settings import PREFIX, replica_settings
 from fleetpack_simulator.world.cluster import node_of
 from fleetpack_simulator.world.setting import BootBehaviour
@@ -39,7 +39,7 @@ class UnderstoodModel:
     """One InferenceDeployment as the world needs it."""
 
     deployment: Deployment
-    engines: Mapping[str, EngineProfile]
+    engines: Mapping[str, ServingProfile]
     startup_seconds: Mapping[str, float]
     image: str
     objective_ttft_seconds: float | None
@@ -164,7 +164,7 @@ def _serving_container(resource: InferenceDeployment, template: Mapping[str, Any
     return next((container for container in containers if container.get("name") == name), containers[0])
 
 
-def _engine(resource: InferenceDeployment, variant: VariantSpecification) -> EngineProfile:
+def _engine(resource: InferenceDeployment, variant: VariantSpecification) -> ServingProfile:
     """Return the engine that a replica of a variant really is."""
     template = merge_template(resource.spec.template, variant.template or {})
     values: dict[str, Any] = {

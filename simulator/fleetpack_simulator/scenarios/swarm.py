@@ -14,7 +14,7 @@ from typing import Any
 from fleetpack.catalog import load_catalog
 from fleetpack.core.deployments import Deployment, Disruption, Mode, SignalSpecification, Variant
 from fleetpack.core.fleet import Offering, Pool, PoolProvider, Resources
-from fleetpack_simulator.engine import EngineProfile
+from fleetpack_simulator.engine.serving import ServingProfile
 from fleetpack_simulator.settings import PREFIX, replica_settings
 from fleetpack_simulator.workload import GeneratorOptions, Request, generate
 from fleetpack_simulator.world.cluster import node_of
@@ -123,7 +123,7 @@ def _model(index: int, families: list[Any], seed: int, draw: random.Random) -> M
     outside = draw.random() < 0.4
     chosen = draw.sample(families, k=draw.randint(1, len(families)))
     variants: list[Variant] = []
-    engines: dict[str, EngineProfile] = {}
+    engines: dict[str, ServingProfile] = {}
     for accelerator, _, counts in chosen:
         cores = draw.choice(counts)
         name = f"{accelerator}-tp{cores}-{len(variants)}"
@@ -168,7 +168,7 @@ def _model(index: int, families: list[Any], seed: int, draw: random.Random) -> M
     )
 
 
-def _engine(accelerator: str, cores: int, billions: float, batch: int) -> EngineProfile:
+def _engine(accelerator: str, cores: int, billions: float, batch: int) -> ServingProfile:
     environment = {
         f"{PREFIX}PARAMETERS_BILLIONS": str(billions),
         f"{PREFIX}ACCELERATOR": accelerator,

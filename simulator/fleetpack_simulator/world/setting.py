@@ -12,7 +12,7 @@ from typing import Any
 
 from fleetpack.core.deployments import Deployment
 from fleetpack.core.fleet import Node, Pool
-from fleetpack_simulator.engine import EngineProfile
+from fleetpack_simulator.engine.serving import ServingProfile
 from fleetpack_simulator.workload import Request
 from fleetpack_simulator.world.faults import Fault
 
@@ -22,7 +22,7 @@ class ModelSetting:
     """One model: what was asked for, how its replicas really behave, and who comes."""
 
     deployment: Deployment
-    engines: Mapping[str, EngineProfile]
+    engines: Mapping[str, ServingProfile]
     """By variant: the truth, whatever the priors say."""
     startup_seconds: Mapping[str, float]
     """By variant: loading (and compiling) once the image is there."""

@@ -15,7 +15,8 @@ from collections import deque
 from collections.abc import Sequence
 from enum import IntEnum
 
-from fleetpack_simulator.engine import EngineProfile, EngineReplica, EngineRequest, FirstToken, RequestError
+from fleetpack_simulator.engine import EngineRequest, FirstToken, RequestError
+from fleetpack_simulator.engine.serving import Engine, ServingProfile, engine_of
 from fleetpack_simulator.workload import Request
 
 _NEVER = float("inf")
@@ -60,7 +61,7 @@ class ServingReplica:
 
     __slots__ = ("engine", "inside", "model", "name", "next_at", "number", "slot")
 
-    def __init__(self, name: str, model: int, number: int, engine: EngineReplica) -> None:
+    def __init__(self, name: str, model: int, number: int, engine: Engine) -> None:
         self.name = name
         self.model = model
         self.number = number
@@ -116,9 +117,9 @@ class Traffic:
         """How many requests have come."""
         return self._position
 
-    def start(self, name: str, model: int, profile: EngineProfile) -> ServingReplica:
+    def start(self, name: str, model: int, profile: ServingProfile) -> ServingReplica:
         """Make the engine of a replica; it gets requests once it is opened."""
-        replica = ServingReplica(name, model, len(self._replicas), EngineReplica(profile))
+        replica = ServingReplica(name, model, len(self._replicas), engine_of(profile))
         self._replicas.append(replica)
         return replica
 

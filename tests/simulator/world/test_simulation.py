@@ -16,7 +16,10 @@ import pytest
 from fleetpack.core.deployments import SignalSpecification
 from fleetpack.core.fleet import ReplicaPhase
 from fleetpack.core.planner import plan
+from fleetpack_simulator.engine.batch_server import BatchProfile, batch_seconds
+from fleetpack_simulator.engine.serving import places_of
 from fleetpack_simulator.scenarios import summarize
+from fleetpack_simulator.settings import PREFIX, replica_settings
 from fleetpack_simulator.world import (
     BootBehaviour,
     Delays,
@@ -167,6 +170,23 @@ def test_should_end_everything_of_a_deleted_deployment_and_serve_it_when_it_is_m
     )
     result = simulate(world(model(requests(1.0, 100.0)), changes=changes), until_rest=True)
     assert (ready_at(result, 58.0), ready_at(result, 80.0), result.violations) == (0, 1, [])
+
+
+def test_should_scale_and_serve_an_encoder() -> None:
+    environment = {
+        f"{PREFIX}KIND": "encoder",
+        f"{PREFIX}PARAMETERS_BILLIONS": "0.34",
+        f"{PREFIX}ACCELERATOR": "inferentia2",
+        f"{PREFIX}MAX_BATCH": "4",
+    }
+    profile = replica_settings(environment, cores=2).profile
+    assert isinstance(profile, BatchProfile)
+    rate = 1.5 * places_of(profile) / batch_seconds(profile)
+    own = replace(model(requests(rate, 60.0, start_seconds=20.0)), engines={"tp2": profile})
+    result = simulate(world(own))
+    assert (set(result.log.state), result.violations) == ({RequestState.COMPLETED}, [])
+    assert ready_at(result, 90.0) >= 2
+    assert result.log.first_token_seconds == result.log.finished_seconds
 
 
 def test_should_hold_replicas_while_all_metrics_are_missing() -> None:

@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fleetpack_simulator.engine import EngineProfile, prefill_seconds, step_costs
+from fleetpack_simulator.engine import prefill_seconds, step_costs
+from fleetpack_simulator.engine.batch_server import BatchProfile, batch_seconds
 from fleetpack_simulator.engine.performance import FEMTOSECONDS, StepCosts
+from fleetpack_simulator.engine.serving import ServingProfile, places_of
 from fleetpack_simulator.world.setting import ModelSetting, WorldSetting
 
 Memo = dict[int, tuple[float, StepCosts]]
@@ -64,7 +66,7 @@ class BoundProblem:
 
 
 def engine_work(
-    profile: EngineProfile, prompt_tokens: int, output_tokens: int, memo: Memo | None = None
+    profile: ServingProfile, prompt_tokens: int, output_tokens: int, memo: Memo | None = None
 ) -> tuple[float, float, float] | None:
     """Return the least busy seconds for the first token and for the rest, and the least residence; None: the window is too short.
 
@@ -73,6 +75,9 @@ def engine_work(
     is shortest for a request that is alone. On static shapes a step costs the whole compiled batch at the bucket of the longest
     context, which is at least the request's own.
     """
+    if isinstance(profile, BatchProfile):
+        seconds = batch_seconds(profile)
+        return seconds / places_of(profile), 0.0, seconds
     room = profile.window_tokens - prompt_tokens
     if room < 1:
         return None
@@ -122,9 +127,7 @@ def problem_of(setting: WorldSetting, deployment: str, *, share: float, end_seco
         unservable=unservable,
         share=share,
         objective_seconds=model.objective_ttft_seconds,
-        place_share=min(
-            (price if several else 1.0) / model.engines[name].maximum_batch for name, price in prices.items()
-        ),
+        place_share=min((price if several else 1.0) / places_of(model.engines[name]) for name, price in prices.items()),
         start_seconds=min(model.startup_seconds[name] for name in prices)
         * (1.0 - setting.delays.startup_jitter_fraction),
         replica_usd_per_hour=1.0 if several else next(iter(prices.values())),
