@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from fleetpack_simulator.engine import EngineProfile, Hardware, ModelShape, coefficients_for, prefill_seconds
 from fleetpack_simulator.registry import StaticRegistry
 from fleetpack_simulator.server import RunningServer, start_server
-from fleetpack_simulator.settings import ReplicaSettings
+from fleetpack_simulator.settings import ReplicaSettings, replica_settings
 
 FIRST, SECOND = "127.10.0.1", "127.10.0.2"
 
@@ -203,3 +203,21 @@ async def test_should_refuse_what_it_cannot_serve(
 
     assert response.status == 400
     assert message in content["error"]["message"]
+
+
+async def test_should_serve_an_encoder_whose_result_comes_at_once(session: aiohttp.ClientSession) -> None:
+    environment = {
+        "FLEETPACK_ENGINE_MODEL": "encoder",
+        "FLEETPACK_ENGINE_KIND": "encoder",
+        "FLEETPACK_ENGINE_PARAMETERS_BILLIONS": "0.11",
+        "FLEETPACK_ENGINE_ACCELERATOR": "inferentia2",
+    }
+    running = await start_server(StaticRegistry({FIRST: replica_settings(environment, cores=2)}), port=0)
+    try:
+        async with session.post(url(running, FIRST), json={"prompt": "a sentence", "max_tokens": 5}) as response:
+            answer = (response.status, (await response.json())["usage"]["completion_tokens"])
+        shown = await metrics(session, running, FIRST)
+    finally:
+        await running.close()
+    assert answer == (200, 1)
+    assert (shown["vllm:request_success_totallength"], shown["vllm:time_to_first_token_seconds_count"]) == (1, 1)

@@ -258,6 +258,11 @@ def fingerprint() -> str:
         boots={POOL: BootBehaviour(delay_seconds=10.0, jitter_seconds=10.0, failure_rate=0.2)},
         delays=Delays(),
         faults=faults,
+        changes=(
+            SpecChange(at_seconds=50.0, deployment="default/chat", template_hash="hash-2"),
+            SpecChange(at_seconds=70.0, deployment="default/code", deleted=True),
+            SpecChange(at_seconds=80.0, deployment="default/code"),
+        ),
     )
     result = simulate(setting)
     content = summarize(result, scenario="same", policy="fleetpack").as_json()
