@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from kind_fixtures import KindCluster
+from kind_images import KindImages
 from kind_release import (
     MODELS,
     NAMESPACE,
@@ -36,8 +37,8 @@ TAKEOVER_LIMIT_SECONDS = 20.0
 
 
 @pytest.fixture(scope="module")
-def release(kind_cluster: KindCluster, request: pytest.FixtureRequest) -> Iterator[KindRelease]:
-    with released(kind_cluster, request) as release:
+def release(kind_cluster: KindCluster, kind_images: KindImages) -> Iterator[KindRelease]:
+    with released(kind_cluster) as release:
         yield release
 
 

@@ -1,6 +1,6 @@
 """The chart as people install it on a kind cluster, with the example models on top: for end-to-end tests.
 
-Concept: `KindRelease` does what docs/install.md says to do (helm, kubectl, `hack/images`), and reads what tests compare: the Pods, the
+Concept: `KindRelease` does what docs/install.md says to do with helm and kubectl, and reads what tests compare: the Pods, the
 kubelets' own lists, what a container sees. Namespaces are named as in the docs, so one cluster has one such release at a time.
 Boundary: acts as the administrator, from outside the cluster; Pods are reached through the API server only. Asserts nothing about
 fleetpack. Failure: a command that fails raises with its own words; what does not come about raises with what was seen last.
@@ -9,9 +9,7 @@ fleetpack. Failure: a command that fails raises with its own words; what does no
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pytest
 import yaml
 
 from chart import CHART, ROOT, helm, set_arguments
@@ -237,22 +234,9 @@ def eventually(
         time.sleep(0.5)
 
 
-def load_images(cluster: KindCluster) -> None:
-    """Bring both images up to date and onto every node; seconds when nothing changed."""
-    command = [sys.executable, str(ROOT / "hack" / "images"), "--load", cluster.name]
-    answer = subprocess.run(command, stdout=subprocess.DEVNULL, check=False, env={**os.environ, **cluster.environment})
-    if answer.returncode != 0:
-        raise RuntimeError(f"hack/images --load {cluster.name} failed with exit code {answer.returncode}")
-
-
 @contextmanager
-def released(cluster: KindCluster, request: pytest.FixtureRequest) -> Iterator[KindRelease]:
-    """Hold a cluster with both images and no release on it; it is left like that."""
-    # The first build takes minutes: a person must see that, whatever pytest captures.
-    capture = request.config.pluginmanager.getplugin("capturemanager")
-    assert capture is not None
-    with capture.global_and_fixture_disabled():
-        load_images(cluster)
+def released(cluster: KindCluster) -> Iterator[KindRelease]:
+    """Hold a cluster with no release on it, for one; it is left like that. The images must be there."""
     release = KindRelease(cluster=cluster)
     release.remove()
     try:
