@@ -38,7 +38,8 @@ from kind_cluster.folders import clusters_folder
 
 CONFIGURATION = Path(__file__).resolve().parents[2] / "kind-config.yaml"
 STATE_FILE = "cluster.json"
-READY_LIMIT_SECONDS = 180
+# Half a minute on idle cores; ten times that on a machine that is busy with other things.
+READY_LIMIT_SECONDS = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
