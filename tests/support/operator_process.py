@@ -56,6 +56,7 @@ class OperatorProcess:
     log: Path
     lease_name: str
     identity: str
+    record_file: Path | None = None
     _process: subprocess.Popen[bytes] | None = None
     _log_start: int = 0
 
@@ -83,6 +84,7 @@ class OperatorProcess:
             f"--identity={self.identity}",
             "--http-host=127.0.0.1",
             "--http-port=0",
+            *([] if self.record_file is None else [f"--record={self.record_file}"]),
         ]
 
     @property
