@@ -88,6 +88,16 @@ async def test_should_give_a_plan_to_its_pod_and_not_to_an_older_foreign_pod_of_
     assert not foreign.ids & planned.ids
 
 
+async def test_should_complete_a_swap_that_the_kubelets_list_shows_already(kubelet: KubeletSide) -> None:
+    board = PodBoard(node_pod("elder", "0-1"), node_pod("younger", "10-11"))
+    async with running_plugin(kubelet.folder, board) as running:
+        await registered(kubelet)
+        younger = await kubelet.admit("default/younger", 2)
+        await running.plugin.refresh()
+        elder = await kubelet.admit("default/elder", 2)
+    assert (younger.ids, elder.ids) == (cores("0-1"), cores("10-11"))
+
+
 async def test_should_mean_the_same_pod_again_after_a_restart_of_the_kubelet(kubelet: KubeletSide) -> None:
     board = PodBoard(node_pod("first", "0-1"), node_pod("second", "6-7"))
     async with running_plugin(kubelet.folder, board):

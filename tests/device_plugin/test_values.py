@@ -161,14 +161,14 @@ def raw_pod(limits: dict[str, Any], *, init: tuple[dict[str, Any], ...] = (), **
     }
 
 
-def waiting_cores(raw: dict[str, Any], holders: frozenset[str] = frozenset()) -> list[str]:
+def waiting_cores(raw: dict[str, Any], held: dict[str, int] | None = None) -> list[str]:
     pod = project_node_pod(raw)
-    return [format_cores(one.planned) for one in waiting_pods(MACHINE, (pod,) if pod else (), holders)]
+    return [format_cores(one.planned) for one in waiting_pods(MACHINE, (pod,) if pod else (), held or {})]
 
 
 def test_should_see_a_pod_wait_until_it_holds_cores() -> None:
     raw = raw_pod({CORE: "4"}, cores="4-7")
-    assert (waiting_cores(raw), waiting_cores(raw, frozenset({"n/a"}))) == (["4-7"], [])
+    assert (waiting_cores(raw), waiting_cores(raw, {"n/a": parse_cores("4-7")})) == (["4-7"], [])
     assert waiting_cores({**raw, "status": {"phase": "Running"}}) == []
 
 
@@ -182,11 +182,31 @@ def test_should_see_each_container_wait_and_know_which_was_asked_for() -> None:
     raw["spec"]["containers"].append({"name": "helper", "resources": {"limits": {CORE: "1"}}})
     pod = project_node_pod(raw)
     assert pod is not None
-    first, second = waiting_pods(MACHINE, (pod,), frozenset(), frozenset({"n/a/u/0"}))
+    first, second = waiting_pods(MACHINE, (pod,), {}, frozenset({"n/a/u/0"}))
     assert [(one.size, format_cores(one.planned), one.asked) for one in (first, second)] == [
         (4, "4-7", True),
         (1, "", False),
     ]
+
+
+@pytest.mark.parametrize(
+    ("held", "expected"),
+    [
+        ({}, "0-1"),
+        ({"b": "0-1"}, "2-3"),
+        ({"b": "0-1", "c": "2-3"}, "4-5"),
+        # Taken by a Pod without a plan of this size, or in a circle: the plan is broken.
+        ({"stranger": "0-1"}, "0-1"),
+        ({"b": "0-1", "c": "2-3", "stranger": "4-5"}, "0-1"),
+    ],
+)
+def test_should_complete_a_swap(held: dict[str, str], expected: str) -> None:
+    template = project_node_pod(raw_pod({CORE: "2"}, cores="0-1"))
+    assert template is not None
+    others = [replace(template, name=name, planned=parse_cores(plan)) for name, plan in (("b", "2-3"), ("c", "4-5"))]
+    masks = {f"n/{name}": parse_cores(cores) for name, cores in held.items()}
+    found = [one for one in waiting_pods(MACHINE, (template, *others), masks) if one.name == "n/a"]
+    assert [format_cores(one.planned) for one in found] == [expected]
 
 
 def test_should_leave_pods_without_neuron_cores_aside() -> None:

@@ -84,9 +84,12 @@ class Accounts:
         return tuple(kept.holding for kept in self.kept if kept.missing_since is None)
 
     @property
-    def holders(self) -> frozenset[str]:
-        """Pods that hold cores."""
-        return frozenset(kept.holding.pod for kept in self.kept)
+    def held_by_pod(self) -> dict[str, int]:
+        """The cores of each Pod that holds any."""
+        masks: dict[str, int] = {}
+        for kept in self.kept:
+            masks[kept.holding.pod] = masks.get(kept.holding.pod, 0) | kept.holding.cores
+        return masks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

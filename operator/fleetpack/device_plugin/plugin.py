@@ -256,7 +256,7 @@ class DevicePlugin:
         self._asked = frozenset()
 
     def _waiting(self, pods: tuple[NodePod, ...]) -> tuple[WaitingPod, ...]:
-        return waiting_pods(self.source.instance_type, pods, self.accounts.holders, self._asked)
+        return waiting_pods(self.source.instance_type, pods, self.accounts.held_by_pod, self._asked)
 
     def _held_by_other(self, resource: NeuronResource) -> int:
         other = NeuronResource.DEVICE if resource is NeuronResource.CORE else NeuronResource.CORE

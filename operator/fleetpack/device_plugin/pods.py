@@ -77,13 +77,17 @@ def project_node_pod(raw: Mapping[str, Any]) -> NodePod | None:
 def waiting_pods(
     instance_type: InstanceType,
     pods: tuple[NodePod, ...],
-    holders: frozenset[str],
+    held: Mapping[str, int],
     asked: frozenset[str] = frozenset(),
 ) -> tuple[WaitingPod, ...]:
-    """Return each container for which the kubelet has still to ask; `asked` are those questions that seem to have come already."""
+    """Return each container for which the kubelet has still to ask.
+
+    `held` are the cores of each Pod that has some, `asked` those questions that seem to have come already.
+    """
+    plans = {pod.key: pod.planned for pod in pods}
     waiting = []
     for pod in pods:
-        if pod.phase != "Pending" or pod.terminating or pod.key in holders:
+        if pod.phase != "Pending" or pod.terminating or pod.key in held:
             continue
         planned_index = _planned_index(instance_type, pod)
         for index, (resource, units) in enumerate(pod.requests):
@@ -94,7 +98,7 @@ def waiting_pods(
                 created_at=pod.created_at,
                 resource=resource,
                 size=units * unit_cores(instance_type, resource),
-                planned=pod.planned if index == planned_index else 0,
+                planned=_plan_after_swaps(pod.planned, plans, held) if index == planned_index else 0,
                 asked=question in asked,
             )
             waiting.append(one)
@@ -127,6 +131,20 @@ def remembered_holdings(pods: tuple[NodePod, ...]) -> tuple[Holding, ...]:
         if pod.phase not in _ENDED and (cores := _cores_or_none(pod.written))
         for resource in sorted({resource for resource, _ in pod.requests})
     )
+
+
+def _plan_after_swaps(planned: int, plans: Mapping[str, int], held: Mapping[str, int]) -> int:
+    """Return the plan of whoever has taken this plan's cores, so that the swap comes out even; this plan where nobody has."""
+    holders = {mask: pod for pod, mask in held.items()}
+    swapped = planned
+    for _ in held:
+        if swapped not in holders:
+            return swapped
+        others = plans.get(holders[swapped], 0)
+        if others.bit_count() != planned.bit_count():
+            break
+        swapped = others
+    return swapped if swapped not in holders else planned
 
 
 def _planned_index(instance_type: InstanceType, pod: NodePod) -> int | None:
