@@ -72,11 +72,12 @@ async def start_server(
 class _Stream:
     """One request on its way: what its handler waits for."""
 
-    __slots__ = ("_loop", "_waiter", "completion", "first_token", "request_id", "transport")
+    __slots__ = ("_loop", "_waiter", "completion", "first_token", "request_id", "submitted_seconds", "transport")
 
     def __init__(self, request_id: int, transport: asyncio.Transport | None) -> None:
         self.request_id = request_id
         self.transport = transport
+        self.submitted_seconds = 0.0
         self._loop = asyncio.get_running_loop()
         self.first_token: asyncio.Future[None] = self._loop.create_future()
         self.completion: Completion | None = None
@@ -124,6 +125,7 @@ class _Replica:
     def submit(self, prompt_tokens: int, output_tokens: int, transport: asyncio.Transport | None) -> _Stream:
         self._last_id += 1
         stream = _Stream(self._last_id, transport)
+        stream.submitted_seconds = self._now()
         request = EngineRequest(request_id=self._last_id, prompt_tokens=prompt_tokens, output_tokens=output_tokens)
         self.engine.submit(request, self._now())
         self._streams[self._last_id] = stream
@@ -143,6 +145,7 @@ class _Replica:
             match event:
                 case FirstToken():
                     if stream is not None:
+                        self.metrics.time_to_first_token.observe(event.at_seconds - stream.submitted_seconds)
                         stream.start()
                 case Completion():
                     self._completed(event)
@@ -162,8 +165,6 @@ class _Replica:
 
     def _completed(self, completion: Completion) -> None:
         self.metrics.observe(completion)
-        if completion.first_token_seconds is not None:
-            self.metrics.time_to_first_token.observe(completion.first_token_seconds - completion.submitted_seconds)
         stream = self._streams.pop(completion.request_id, None)
         if stream is not None:
             stream.finish(completion)

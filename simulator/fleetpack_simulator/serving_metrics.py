@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from fleetpack_simulator.engine import Completion, EngineCounters, FinishReason
 
-_TTFT_BUCKETS_SECONDS = (
+TTFT_BUCKETS_SECONDS = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0),
     *(160.0, 640.0, 2560.0),
 )
@@ -50,7 +50,7 @@ class Histogram:
 
 def _ttft() -> Histogram:
     return Histogram(
-        "vllm:time_to_first_token_seconds", "Histogram of time to first token in seconds.", _TTFT_BUCKETS_SECONDS
+        "vllm:time_to_first_token_seconds", "Histogram of time to first token in seconds.", TTFT_BUCKETS_SECONDS
     )
 
 

@@ -459,7 +459,7 @@ class SimulatedCluster:
     def _noticed(self, name: str, created_at: float) -> None:
         if name not in self.nodes or self.nodes[name].created_at != created_at:
             return
-        self._change_node(name, ready=False, booting=False)
+        self._change_node(name, ready=False, booting=False, unready_since=self._clock.epoch_seconds)
         for pod in self._on_node(name):
             if pod.seen.phase is ReplicaPhase.READY:
                 self._change(pod, phase=ReplicaPhase.STARTING, ready_at=None)

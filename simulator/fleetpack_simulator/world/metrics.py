@@ -6,14 +6,17 @@ page was made), missing, or wrong. A source outside the Pods is the gateway: it 
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from fleetpack.core.deployments import Deployment, SignalSpecification
 from fleetpack.core.fleet import Replica, ReplicaPhase
 from fleetpack.core.samples import Sample
 from fleetpack_simulator.engine import EngineCounters
+from fleetpack_simulator.serving_metrics import TTFT_BUCKETS_SECONDS
 from fleetpack_simulator.world.cluster import SimulatedCluster
 from fleetpack_simulator.world.events import EPOCH_SECONDS, Clock
 from fleetpack_simulator.world.faults import Fault, FaultKind
@@ -66,7 +69,8 @@ class Scraper:
                     found.append(self._outside(deployment.key, signal, missing))
                     continue
                 pods = asked.get(deployment.key, ())
-                found.extend(self._pod(replica, signal, missing, wrong) for replica in pods)
+                wants_latency = deployment.latency_target is not None
+                found.extend(self._pod(replica, signal, (missing, wrong), wants_latency) for replica in pods)
         return self._delayed(found, now)
 
     def forget(self, alive: set[str]) -> None:
@@ -82,7 +86,14 @@ class Scraper:
         self._asked_at[key] = now
         return True
 
-    def _pod(self, replica: Replica, signal: SignalSpecification, missing: Fault | None, wrong: Fault | None) -> Sample:
+    def _pod(
+        self,
+        replica: Replica,
+        signal: SignalSpecification,
+        faults: tuple[Fault | None, Fault | None],
+        wants_latency: bool,
+    ) -> Sample:
+        missing, wrong = faults
         key = f"{replica.deployment.partition('/')[0]}/{replica.name}"
         pod = self._cluster.pods.get(key)
         if pod is None or pod.seen.uid != replica.uid or pod.serving is None:
@@ -102,6 +113,7 @@ class Scraper:
             finished_total=float(counters.finished + counters.aborted),
             arrival_rate_per_second=None,
             ttft_seconds=None,
+            ttft_buckets=_histogram(pod.serving.ttft_counts) if wants_latency else (),
         )
 
     def _outside(self, deployment: str, signal: SignalSpecification, missing: Fault | None) -> Sample:
@@ -163,6 +175,12 @@ class Scraper:
             ttft_seconds=None,
             error=error,
         )
+
+
+def _histogram(counts: list[int]) -> tuple[tuple[float, float], ...]:
+    """Return cumulative buckets, as the operator reads them from a page."""
+    bounds = (*TTFT_BUCKETS_SECONDS, math.inf)
+    return tuple(zip(bounds, map(float, accumulate(counts)), strict=True))
 
 
 def _moved(sample: Sample, seconds: float) -> Sample:

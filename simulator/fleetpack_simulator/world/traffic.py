@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import heapq
 from array import array
-from bisect import insort
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Sequence
 from enum import IntEnum
 
 from fleetpack_simulator.engine import EngineRequest, FirstToken, RequestError
 from fleetpack_simulator.engine.serving import Engine, ServingProfile, engine_of
+from fleetpack_simulator.serving_metrics import TTFT_BUCKETS_SECONDS
 from fleetpack_simulator.workload import Request
 
 _NEVER = float("inf")
@@ -59,15 +60,17 @@ class RequestLog:
 class ServingReplica:
     """One replica as the gateway and its engine see it."""
 
-    __slots__ = ("engine", "inside", "model", "name", "next_at", "number", "slot")
+    __slots__ = ("engine", "inside", "model", "name", "next_at", "number", "slot", "ttft_counts")
 
     def __init__(self, name: str, model: int, number: int, engine: Engine) -> None:
         self.name = name
         self.model = model
         self.number = number
         self.engine = engine
-        self.inside: dict[int, None] = {}
-        """Requests in it, in the order in which they came; a dict because sets have no order."""
+        self.inside: dict[int, float] = {}
+        """Requests in it and when each came to it, in that order."""
+        self.ttft_counts = [0] * (len(TTFT_BUCKETS_SECONDS) + 1)
+        """First tokens by time since the request came to this engine, as its metrics page shows them."""
         self.slot = -1
         """Place in its gateway's list; -1: gets no new requests."""
         self.next_at = _NEVER
@@ -201,7 +204,7 @@ class Traffic:
             self._end(index, RequestState.REFUSED, now_seconds)
             return
         counts[slot] += 1
-        replica.inside[index] = None
+        replica.inside[index] = now_seconds
         next_at = engine.next_event_seconds
         if next_at is not None and next_at < replica.next_at:
             replica.next_at = next_at
@@ -214,6 +217,8 @@ class Traffic:
         for event in engine.advance(now_seconds):
             if type(event) is FirstToken:
                 self.log.first_token_seconds[event.request_id] = event.at_seconds
+                waited_seconds = event.at_seconds - replica.inside[event.request_id]
+                replica.ttft_counts[bisect_left(TTFT_BUCKETS_SECONDS, waited_seconds)] += 1
             else:
                 index = event.request_id
                 del replica.inside[index]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from fleetpack.core.deployments import SignalSpecification
+from fleetpack.core.deployments import LatencyTarget, SignalSpecification
 from fleetpack.core.fleet import ReplicaPhase
 from fleetpack.core.planner import plan
 from fleetpack_simulator.engine.batch_server import BatchProfile, batch_seconds
@@ -170,6 +171,19 @@ def test_should_end_everything_of_a_deleted_deployment_and_serve_it_when_it_is_m
     )
     result = simulate(world(model(requests(1.0, 100.0)), changes=changes), until_rest=True)
     assert (ready_at(result, 58.0), ready_at(result, 80.0), result.violations) == (0, 1, [])
+
+
+def test_should_show_the_time_to_first_token_as_an_engines_page_does() -> None:
+    target = LatencyTarget(ttft_seconds=2.0, percentile=95)
+    result = simulate(world(model(requests(2.0, 60.0, start_seconds=20.0), latency_target=target)), record=True)
+    shown: dict[str, tuple[tuple[float, float], ...]] = {}
+    for inputs, _ in result.recorded:
+        shown.update({sample.pod_uid: sample.ttft_buckets for sample in inputs.samples if sample.ttft_buckets})
+    assert sum(buckets[-1][1] for buckets in shown.values()) == len(result.log) == 120
+    bounds = [bound for bound, _ in next(iter(shown.values()))]
+    within = [sum(dict(buckets)[bound] for buckets in shown.values()) for bound in bounds]
+    assert within == sorted(within)
+    assert bounds[-1] == math.inf
 
 
 def test_should_scale_and_serve_an_encoder() -> None:
