@@ -250,6 +250,16 @@ def answers_of(
     return sorted(found, key=lambda one: one.order)
 
 
+def best_of(answers: Iterable[Answer]) -> list[Answer]:
+    """Return the first of each accelerator that can, in order; of those that cannot at all, the one with the most devices."""
+    found: dict[str, Answer] = {}
+    for one in answers:
+        known = found.get(one.accelerator)
+        if known is None or (known.fleet is None and (one.fleet is not None or one.devices > known.devices)):
+            found[one.accelerator] = one
+    return sorted(found.values(), key=lambda one: one.order)
+
+
 def payload_of_answers(answers: list[Answer], question: Question, trace: str) -> dict[str, Any]:
     """Return everything as plain values: what `--json` writes, and what the page is drawn from."""
     return {

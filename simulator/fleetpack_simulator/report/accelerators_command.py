@@ -23,6 +23,7 @@ from fleetpack_simulator.report.accelerators import (
     Answer,
     Question,
     answers_of,
+    best_of,
     candidates_of,
     payload_of_answers,
     window_for,
@@ -83,6 +84,7 @@ _WINDOW_TOKENS = 131_072
 @click.option(
     "--batch", "batches", multiple=True, type=click.IntRange(min=1), help="Largest batch to try; may be repeated."
 )
+@click.option("--all", "every", is_flag=True, help="Print every variant, not only the best of each accelerator.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write everything here.")
 @click.option("--html", "html_path", type=click.Path(dir_okay=False, path_type=Path), help="Write one page here.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Variants at a time; default: one per core.")
@@ -98,6 +100,7 @@ def accelerators_command(
     only: tuple[str, ...],
     window_tokens: int | None,
     batches: tuple[int, ...],
+    every: bool,
     json_path: Path | None,
     html_path: Path | None,
     jobs: int | None,
@@ -126,7 +129,9 @@ def accelerators_command(
             jobs=jobs or len(os.sched_getaffinity(0)),
             tell=lambda done: bar.update(task, completed=done),
         )
-    print_answers(answers, question, time.perf_counter() - started)
+    shown = answers if every else best_of(answers)
+    print_answers(shown, question)
+    Console(stderr=True).print(f"{len(answers)} variants in {time.perf_counter() - started:.0f} s", highlight=False)
     payload = payload_of_answers(answers, question, trace_path.name)
     if json_path is not None:
         json_path.write_text(as_text(payload) + "\n", encoding="utf-8")
@@ -155,8 +160,8 @@ def read_objective(text: str) -> Objective:
     return found
 
 
-def print_answers(answers: list[Answer], question: Question, took_seconds: float) -> None:
-    """Print the table."""
+def print_answers(answers: list[Answer], question: Question) -> None:
+    """Print a table of answers."""
     console = Console(width=None if Console().is_terminal else _WIDTH)
     table = Table(title=f"{question.model.name}: smallest fleet with {objective_text(question.objective)}")
     for heading, is_number in HEADINGS:
@@ -165,8 +170,7 @@ def print_answers(answers: list[Answer], question: Question, took_seconds: float
         table.add_row(*cells_of(answer), style="" if answer.fleet is not None else "dim")
     console.print(table)
     console.print(
-        f"{len(question.load):,} requests in {question.hours:.2f} hours. {window_note(question)}\n{EXPLANATION}\n"
-        f"{len(answers)} variants in {took_seconds:.0f} s",
+        f"{len(question.load):,} requests in {question.hours:.2f} hours. {window_note(question)}\n{EXPLANATION}",
         highlight=False,
     )
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fleetpack.catalog import load_catalog
 from fleetpack_simulator.engine import ModelShape
-from fleetpack_simulator.report.accelerators import Question, answer, answers_of, candidates_of, window_for
+from fleetpack_simulator.report.accelerators import Question, answer, answers_of, best_of, candidates_of, window_for
 from fleetpack_simulator.report.accelerators_command import accelerators_command, read_objective
 from fleetpack_simulator.report.candidates import (
     CatalogFileError,
@@ -121,6 +121,15 @@ def test_should_answer_for_every_accelerator_or_say_why_not() -> None:
     assert by_name["maia-100", 1].fleet is not None
     prices = [one.machines.usd_per_hour for one in answers if one.machines is not None]
     assert prices == sorted(prices)
+
+
+def test_should_show_the_best_variant_of_each_accelerator() -> None:
+    answers = answers_of(candidates_of(CATALOG, only=["inferentia2", "l4"]), question(), jobs=1)
+    best = best_of(answers)
+    assert sorted(one.accelerator for one in best) == ["inferentia2", "l4"]
+    for one in best:
+        rivals = [other for other in answers if other.accelerator == one.accelerator]
+        assert one == min(rivals, key=lambda other: other.order)
 
 
 def test_should_take_accelerators_machines_and_prices_from_a_file(tmp_path: Path) -> None:
