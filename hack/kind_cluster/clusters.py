@@ -38,7 +38,7 @@ from kind_cluster.folders import clusters_folder
 
 CONFIGURATION = Path(__file__).resolve().parents[2] / "kind-config.yaml"
 STATE_FILE = "cluster.json"
-# Half a minute on idle cores; ten times that on a machine that is busy with other things.
+# Nodes of a machine at a load of 100 on two cores took nearly four minutes.
 READY_LIMIT_SECONDS = 300
 
 
