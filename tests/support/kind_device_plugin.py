@@ -1,0 +1,287 @@
+"""The device plugin as the chart installs it on a kind cluster, with its kubelets: for tests on real nodes.
+
+Concept: `InstalledPlugin` holds what the chart rendered of the plugin, and does to plugin and kubelet what happens to them in life:
+restarts, ends, broken devices. A witness on each node (kind_programs/kubelet_witness.py) tells what the kubelet itself says.
+Boundary: sets up, disturbs and reads; asserts nothing about the plugin. Failure: what does not come about in time fails the test with
+what was waited for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from chart import rendered
+from cluster_fixtures import wait_for
+from control_plane.api_client import ApiClient, ApiError
+from core_timeline import CORE_RESOURCE
+from kind_fixtures import KindCluster
+
+PROGRAMS = Path(__file__).parent / "kind_programs"
+NAMESPACE = "fleetpack-conformance"
+RELEASE = "conformance"
+DAEMON_SET = f"{RELEASE}-fleetpack-device-plugin"
+UNHEALTHY_FILE = "/tmp/unhealthy"
+LOCK_FOLDER = "/run/fleetpack-conformance-locks"
+NODE_STATUS_SECONDS = 40.0
+"""A kubelet writes its node's status every 10 s; a busy machine takes its time."""
+
+Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstalledPlugin:
+    """The plugin on every accelerator node of a cluster."""
+
+    cluster: KindCluster
+    client: ApiClient
+    image: str
+    core_numbering: str
+    manifests: list[Manifest]
+    """What the chart rendered of the plugin."""
+
+    def make_api_late(self) -> None:
+        """Roll the plugin out anew with a slow way to the API server: its watch of Pods is 5 s late from then on."""
+        late = kubernetes_list(behind_late_api(self.manifests))
+        applied = self.cluster.kubectl.run("apply", "--server-side", "--filename=-", manifest=late)
+        assert applied.returncode == 0, applied.stderr
+        self.cluster.kubectl.read("-n", NAMESPACE, "rollout", "status", f"daemonset/{DAEMON_SET}", "--timeout=120s")
+
+    def pod(self, node: str) -> Manifest | None:
+        """Return the plugin's Pod on a node that is not ending; None: there is none."""
+        return self._daemon_pod(node, "app.kubernetes.io/component=device-plugin")
+
+    def wait_until_registered(self, node: str) -> None:
+        """Wait until the node's plugin says that the kubelet knows it."""
+        wait_for(lambda: is_ready(self.pod(node)), limit_seconds=90.0, what=f"a plugin on {node} that is ready")
+
+    def wait_for_witness(self, node: str) -> None:
+        """Wait until somebody tells what the node's kubelet says."""
+        path = f"/api/v1/namespaces/{NAMESPACE}/pods/witness-{node}"
+        wait_for(lambda: is_ready(_get(self.client, path)), limit_seconds=90.0, what=f"a witness on {node}")
+
+    def restart(self, node: str) -> None:
+        """Replace the plugin's Pod; returns at once."""
+        pod = self.pod(node)
+        if pod is not None:
+            self.client.delete(f"/api/v1/namespaces/{NAMESPACE}/pods/{pod['metadata']['name']}")
+
+    def restart_kubelet(self, node: str) -> None:
+        """Restart the node's kubelet and wait until the plugin has registered with the new one."""
+        before = self.registrations(node)
+        self.cluster.execute(node, "systemctl", "restart", "kubelet")
+        wait_for(
+            lambda: self.registrations(node) > before,
+            limit_seconds=60.0,
+            what=f"a plugin on {node} that registers with a restarted kubelet",
+        )
+
+    def registrations(self, node: str) -> float:
+        """Return how often the plugin has registered its cores."""
+        return self.metrics(node)[
+            f'fleetpack_device_plugin_registrations_total{{outcome="ok",resource="{CORE_RESOURCE}"}}'
+        ]
+
+    def send_signal(self, node: str, name: str) -> None:
+        """Send a signal to the plugin's process, from the node."""
+        self.cluster.execute(node, "sh", "-c", f"kill -{name} $(pgrep --full '[f]leetpack device-plugin')")
+
+    def say_unhealthy(self, node: str, text: str) -> None:
+        """Write the file that names what is out."""
+        self.in_plugin(node, "sh", "-c", f"echo '{text}' > {UNHEALTHY_FILE}")
+
+    def in_plugin(self, node: str, *command: str) -> str:
+        """Run a command in the plugin's container."""
+        pod = self.pod(node)
+        assert pod is not None, f"no plugin on {node}"
+        return self.cluster.kubectl.read("-n", NAMESPACE, "exec", pod["metadata"]["name"], "--", *command)
+
+    def metrics(self, node: str) -> dict[str, float]:
+        """Return the plugin's series and their values."""
+        pod = self.pod(node)
+        assert pod is not None, f"no plugin on {node}"
+        lines = self._ask(pod["metadata"]["name"], "8081/proxy/metrics").splitlines()
+        pairs = [line.rpartition(" ") for line in lines if not line.startswith("#")]
+        return {series: float(value) for series, _, value in pairs}
+
+    def reading(self, node: str) -> Manifest:
+        """Return what the kubelet says now."""
+        found: Manifest = json.loads(self._ask(f"witness-{node}", "8099/proxy/now"))
+        return found
+
+    def history(self, node: str) -> list[Manifest]:
+        """Return everything that the kubelet said since the witness started, each change once."""
+        found: list[Manifest] = json.loads(self._ask(f"witness-{node}", "8099/proxy/history"))
+        return found
+
+    def call_plugin(self, node: str, resource: str, call: str, ids: list[str]) -> str:
+        """Call the plugin as its kubelet would, with a resource's socket; return `OK ...` or the status and its text."""
+        script = (PROGRAMS / "plugin_call.py").read_text()
+        command = ("exec", f"witness-{node}", "--", "python3", "-c", script, resource.rpartition("/")[2], call, *ids)
+        return self.cluster.kubectl.read("-n", NAMESPACE, *command).strip()
+
+    def device_counts(self, node: str, resource: str) -> tuple[int, int]:
+        """Return a resource's capacity and allocatable in the node's status."""
+        status = self.client.get(f"/api/v1/nodes/{node}")["status"]
+        return int(status["capacity"].get(resource, 0)), int(status["allocatable"].get(resource, 0))
+
+    def wait_for_counts(self, node: str, resource: str, capacity: int, allocatable: int) -> None:
+        """Wait until the node's status has these numbers."""
+        wait_for(
+            lambda: self.device_counts(node, resource) == (capacity, allocatable),
+            limit_seconds=NODE_STATUS_SECONDS,
+            what=f"{resource} on {node} with capacity {capacity} and allocatable {allocatable}",
+        )
+
+    def _ask(self, pod: str, rest: str) -> str:
+        return self.client.request_text("GET", f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}:{rest}")
+
+    def _daemon_pod(self, node: str, selector: str) -> Manifest | None:
+        found = self.client.get(
+            f"/api/v1/namespaces/{NAMESPACE}/pods?labelSelector={selector}&fieldSelector=spec.nodeName={node}"
+        )["items"]
+        alive = [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+        return alive[0] if alive else None
+
+
+@contextlib.contextmanager
+def installed_plugin(cluster: KindCluster, image: str, *settings: str, watched: str) -> Iterator[InstalledPlugin]:
+    """Install the plugin's part of the chart, and a witness on the node of one instance type; take all of it away in the end."""
+    kubectl = cluster.kubectl
+    nodes = [node for node in cluster.nodes() if not node.endswith("control-plane")]
+    repository, _, tag = image.rpartition(":")
+    manifests = plugin_manifests(f"image.repository={repository}", f"image.tag={tag}", *settings)
+    watched_node = cluster.node_of(watched)
+    everything = kubernetes_list([*manifests, witness(watched_node, image)])
+    numbering = "host" if "devicePlugin.coreNumbering=host" in settings else "container"
+    with cluster.client() as client:
+        plugin = InstalledPlugin(
+            cluster=cluster, client=client, image=image, core_numbering=numbering, manifests=manifests
+        )
+        try:
+            _ensure_namespace(client)
+            applied = kubectl.run("apply", "--server-side", "--filename=-", manifest=everything)
+            assert applied.returncode == 0, applied.stderr
+            for node in nodes:
+                plugin.wait_until_registered(node)
+            plugin.wait_for_witness(watched_node)
+            yield plugin
+        finally:
+            kubectl.run("delete", "--ignore-not-found", "--filename=-", manifest=everything)
+
+
+def plugin_manifests(*settings: str) -> list[Manifest]:
+    """Return what the chart renders for the plugin alone, with simulated devices."""
+    chosen = (
+        "devicePlugin.enabled=true",
+        "devicePlugin.source=simulated",
+        "devicePlugin.maxUnavailable=100%",
+        f"devicePlugin.extraArguments={{--unhealthy-file={UNHEALTHY_FILE}}}",
+        *settings,
+    )
+    return [
+        own
+        for own in rendered(*chosen, release=RELEASE, namespace=NAMESPACE)
+        if own["metadata"].get("labels", {}).get("app.kubernetes.io/component") == "device-plugin"
+    ]
+
+
+def behind_late_api(manifests: list[Manifest], watch_delay_seconds: float = 5.0) -> list[Manifest]:
+    """Return the manifests with a slow way to the API server in the plugin's Pod (kind_programs/late_api.py)."""
+    manifests = copy.deepcopy(manifests)
+    [daemon_set] = [own for own in manifests if own["kind"] == "DaemonSet"]
+    spec = daemon_set["spec"]["template"]["spec"]
+    kubeconfig = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "late", "cluster": {"server": "http://127.0.0.1:8098"}}],
+        "users": [{"name": "late", "user": {}}],
+        "contexts": [{"name": "late", "context": {"cluster": "late", "user": "late"}}],
+        "current-context": "late",
+    }
+    files = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "late-api", "namespace": NAMESPACE},
+        "data": {"kubeconfig": yaml.safe_dump(kubeconfig), "late_api.py": (PROGRAMS / "late_api.py").read_text()},
+    }
+    spec["volumes"].append({"name": "late-api", "configMap": {"name": "late-api"}})
+    mount = {"name": "late-api", "mountPath": "/late-api"}
+    [container] = spec["containers"]
+    container["args"].append("--kubeconfig=/late-api/kubeconfig")
+    container["volumeMounts"].append(mount)
+    spec["containers"].append(
+        {
+            "name": "late-api",
+            "image": container["image"],
+            "command": ["python3", "/late-api/late_api.py"],
+            "env": [
+                {"name": "WATCH_DELAY_SECONDS", "value": str(watch_delay_seconds)},
+                {"name": "LIST_DELAY_SECONDS", "value": "0.5"},
+            ],
+            "volumeMounts": [mount],
+        }
+    )
+    return [files, *manifests]
+
+
+def witness(node: str, image: str) -> Manifest:
+    """Return the Pod that tells what a node's kubelet says."""
+    folders = {"device-plugins": False, "pod-resources": True}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": f"witness-{node}", "namespace": NAMESPACE},
+        "spec": {
+            "nodeName": node,
+            "automountServiceAccountToken": False,
+            "terminationGracePeriodSeconds": 0,
+            "containers": [
+                {
+                    "name": "witness",
+                    "image": image,
+                    "command": ["python3", "-c", (PROGRAMS / "kubelet_witness.py").read_text()],
+                    "securityContext": {"runAsUser": 0},
+                    "readinessProbe": {"httpGet": {"path": "/now", "port": 8099}, "periodSeconds": 1},
+                    "volumeMounts": [
+                        {"name": name, "mountPath": f"/var/lib/kubelet/{name}", "readOnly": read_only}
+                        for name, read_only in folders.items()
+                    ],
+                }
+            ],
+            "volumes": [{"name": name, "hostPath": {"path": f"/var/lib/kubelet/{name}"}} for name in folders],
+        },
+    }
+
+
+def kubernetes_list(manifests: list[Manifest]) -> Manifest:
+    """Return many objects as one, for kubectl."""
+    return {"apiVersion": "v1", "kind": "List", "items": manifests}
+
+
+def is_ready(pod: Manifest | None) -> bool:
+    """Whether a Pod is there and ready."""
+    conditions = ((pod or {}).get("status") or {}).get("conditions") or ()
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+
+
+def _ensure_namespace(client: ApiClient) -> None:
+    if _get(client, f"/api/v1/namespaces/{NAMESPACE}") is None:
+        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
+        client.create("/api/v1/namespaces", body)
+
+
+def _get(client: ApiClient, path: str) -> Manifest | None:
+    try:
+        return client.get(path)
+    except ApiError as error:
+        if error.code == 404:
+            return None
+        raise
