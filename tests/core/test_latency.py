@@ -201,7 +201,7 @@ def test_should_add_one_where_the_measured_percentile_is_above_its_target_althou
 
     assert before == 2
     assert wanted(after) == 3
-    assert said(after) == ["create chat-tp8-2 on node-a cores 16-23"]
+    assert said(after) == ["create chat-tp8-2 on node-b cores 0-7"]
 
 
 def test_should_let_the_queue_decide_where_no_latency_is_measured() -> None:

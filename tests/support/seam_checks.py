@@ -288,7 +288,8 @@ class _Check:
             # Nobody counts on a replica whose place is lost; one on a cordoned node has a successor within the budget.
             lost = [one for one in live if self.is_lost(one.node) or self.is_broken(one)]
             lost_flying = [entry for entry in flying if self.is_lost(getattr(entry.action, "node", ""))]
-            if any(one.node in self.nodes and self.nodes[one.node].cordoned for one in live):
+            places = {one.node for one in live} | {getattr(entry.action, "node", "") for entry in flying}
+            if any(name in self.nodes and self.nodes[name].cordoned for name in places):
                 surge = max(1, deployment.disruption.allowed(most))
             there = len(live) + len(flying) - len(lost) - len(lost_flying)
             if creates and there + len(creates) > most + surge:

@@ -31,8 +31,13 @@ class FleetIndex:
     departing: Mapping[str, Departure]
     """By node: why its replicas must go; those of all other nodes may stay."""
 
+    broken: frozenset[str]
+    """Nodes of which some core is out."""
+
     def departures(self, replicas: tuple[Replica, ...]) -> dict[str, Departure]:
         """Return, by name of the replica, why those of `replicas` that cannot stay must go."""
+        if not self.departing and not self.broken:
+            return {}
         found = ((one.name, departure_of(one, self.nodes.get(one.node), self.departing)) for one in replicas)
         return {name: departure for name, departure in found if departure is not None}
 
@@ -57,6 +62,7 @@ def index_fleet(snapshot: FleetSnapshot, now: float) -> FleetIndex:
         replicas={key: tuple(found) for key, found in replicas.items()},
         names={namespace: frozenset(found) for namespace, found in names.items()},
         departing=departing_nodes(snapshot, now),
+        broken=frozenset(node.name for node in snapshot.nodes if node.unhealthy_cores or node.unhealthy_devices),
         offers={
             pool: tuple((instance_type, price) for (_, price), instance_type in found.items())
             for pool, found in offers.items()

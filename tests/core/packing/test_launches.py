@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from core_maps import a_need, a_node, a_simulated_pool, an_inf2_pool, drawn_fleet, requests_for
 from fleetpack.core.fleet import Node, Pool, Resources
@@ -175,3 +177,48 @@ def test_should_count_what_a_launch_leaves_free_as_headroom() -> None:
 def test_should_keep_headroom_within_the_limits() -> None:
     pool = a_simulated_pool(SMALL, headroom_cores=100, maximum_nodes=2)
     assert _launched(_packed(pool, ())) == [SMALL, SMALL]
+
+
+def _priced(small: float, large: float) -> Pool:
+    pool = a_simulated_pool(SMALL, LARGE)
+    prices = {SMALL: small, LARGE: large}
+    return replace(
+        pool,
+        offerings=tuple(
+            replace(offering, price_usd_per_hour=prices[offering.instance_type.name]) for offering in pool.offerings
+        ),
+    )
+
+
+def test_should_launch_the_cheapest_set_and_not_the_cheapest_next_node() -> None:
+    # Four of four cores: a small one takes three at 2 USD each, and then a second one is needed; one large takes all.
+    assert _launched(_packed(_priced(6.0, 9.0), requests_for("r", 4, a_need(4)))) == [LARGE]
+    # Seven: six on a large one, and the last on a small one.
+    assert sorted(_launched(_packed(_priced(6.0, 9.0), requests_for("r", 7, a_need(4))))) == [SMALL, LARGE]
+
+
+@given(
+    replicas=st.integers(1, 9), cores=st.sampled_from([2, 4, 8, 12]), small=st.integers(1, 20), large=st.integers(1, 20)
+)
+@settings(max_examples=60)
+def test_law_no_set_of_nodes_that_serves_all_is_cheaper(replicas: int, cores: int, small: int, large: int) -> None:
+    placement = _packed(_priced(float(small), float(large)), requests_for("r", replicas, a_need(cores)))
+
+    found = sum(launch.price_usd_per_hour or 0.0 for launch in placement.launches)
+    least = min(
+        count * small + others * large
+        for count in range(replicas + 1)
+        for others in range(replicas + 1)
+        if count * (12 // cores) + others * (24 // cores) >= replicas
+    )
+    assert found == least
+    assert all(unplaced.awaiting_launch for unplaced in placement.unplaced)
+
+
+def test_should_serve_the_important_where_the_node_limit_leaves_one_launch() -> None:
+    pool = replace(_priced(2.0, 9.0), maximum_nodes=1)
+
+    placement = _packed(pool, requests_for("r", 3, a_need(8)))
+
+    # A small node would be cheaper by the replica; the large one serves all three, and nobody is given up for money.
+    assert _launched(placement) == [LARGE]

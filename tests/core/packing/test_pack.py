@@ -10,6 +10,7 @@ from core_maps import (
     NOTHING_LAUNCHED,
     a_need,
     a_node,
+    a_simulated_pool,
     an_inf2_pool,
     drawn_fleet,
     redrawn,
@@ -196,3 +197,31 @@ def test_should_keep_namespaces_out_of_pools_that_are_not_theirs() -> None:
         requests_for("r", 1, a_need(2)), rooms(drawn_fleet([(a_node("a"), "")])), (closed,), {}, NOTHING_LAUNCHED
     )
     assert placement.unplaced[0].exclusions == ((Exclusion.POOL_NOT_OPEN, 1),)
+
+
+def test_should_spread_a_deployment_over_two_nodes_that_are_there_anyway() -> None:
+    fleet = [(a_node(name), ".. .. .. .. .. ..") for name in ("a", "b", "c")]
+
+    placement = _packed(fleet, requests_for("r", 4, a_need(2)))
+
+    # The second goes to another node; from then on the least loss of room decides again, and c stays whole.
+    assert [place.node for place in placement.assigned] == ["a", "b", "a", "b"]
+
+
+def test_should_not_spread_at_a_loss() -> None:
+    # The place on b would cost a later replica of eight cores its room.
+    fleet = [(a_node("a"), "rr .. cc cc cc cc"), (a_node("b"), ".. .. .. .. dd dd")]
+    sizes = (*requests_for("r", 1, a_need(2)), *requests_for("s", 1, a_need(8)))
+
+    assert _after(fleet, sizes) == {"a": "rr rr cc cc cc cc", "b": "ss ss ss ss dd dd"}
+
+
+def test_should_not_spread_onto_an_empty_node_that_could_be_given_back() -> None:
+    fleet = [(a_node(name), ".. .. .. .. .. ..") for name in ("a", "b")]
+    launched = a_simulated_pool("inf2.24xlarge")
+
+    placement = pack(
+        requests_for("r", 2, a_need(2)), rooms(drawn_fleet(fleet, launched)), (launched,), {}, NOTHING_LAUNCHED
+    )
+
+    assert [place.node for place in placement.assigned] == ["a", "a"]

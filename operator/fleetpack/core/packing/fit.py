@@ -99,6 +99,8 @@ class Room:
     """Replicas, seen or on their way, and foreign Pods with accelerators."""
     replica_sizes: frozenset[int] = frozenset()
     """Sizes of the replicas on it, in cores: sizes that will be asked for again."""
+    deployments: frozenset[str] = frozenset()
+    """Deployments with a replica on it that is not on its way out."""
 
     @property
     def free_cores(self) -> int:
@@ -217,6 +219,7 @@ def _room(node: Node, replicas: Iterable[Replica], pods: Iterable[ForeignPod]) -
     shape = shape_of(node.instance_type)
     known, unknown, occupants = 0, [], 0
     sizes: set[int] = set()
+    deployments: set[str] = set()
     remaining = _allocatable(node)
     for replica in replicas:
         # Until the kubelet has said which cores it gave, those planned may still be given out.
@@ -227,6 +230,8 @@ def _room(node: Node, replicas: Iterable[Replica], pods: Iterable[ForeignPod]) -
         remaining = remaining.minus(_whole(replica.requests, replica.cores_count))
         occupants += 1
         sizes.add(replica.cores_count)
+        if replica.phase not in (ReplicaPhase.DRAINING, ReplicaPhase.TERMINATING):
+            deployments.add(replica.deployment)
     for pod in pods:
         held = pod.requests.accelerator_cores + pod.whole_devices * shape.cores_per_device
         known |= pod.cores or 0
@@ -247,6 +252,7 @@ def _room(node: Node, replicas: Iterable[Replica], pods: Iterable[ForeignPod]) -
         remaining=remaining,
         occupants=occupants,
         replica_sizes=frozenset(sizes),
+        deployments=frozenset(deployments),
     )
 
 

@@ -5,6 +5,10 @@ top. A placement changes one node; each heap learns of it when it is asked next,
 dropped when they surface. The order of preference is total: ready before booting, and of booting nodes the oldest, least USD
 per hour, the deployment's own preference, least loss of future room, fullest node, node name, lowest start.
 
+One exception spreads for nothing: where all replicas of a deployment would be on one node, the next takes the best place of the same
+price and loss on another node that is there anyway, so that the loss of one node does not take all. From then on the order above
+holds again. A node that could be given back is not kept for it: it is used only if somebody else is on it.
+
 The oldest booting node comes first so that a new launch changes no promise made before it: a promise that moved to the new
 node could take the room of the replica that the node was launched for, which would then launch another.
 """
@@ -17,7 +21,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from fleetpack.core.fleet import Pool
+from fleetpack.core.fleet import Pool, PoolProvider
 from fleetpack.core.packing.fit import (
     EXCLUSION_RANK,
     Exclusion,
@@ -103,6 +107,11 @@ class Search:
         self._shape_sizes: dict[tuple[str, Shape], tuple[int, ...]] = {}
         self._pools = tuple(pools)
         self._open_pools: dict[str, frozenset[str]] = {}
+        self._launched_pools = {pool.name for pool in self._pools if pool.provider is PoolProvider.SIMULATED}
+        self._homes: dict[str, set[str]] = {}
+        for room in self.rooms:
+            for deployment in room.deployments:
+                self._homes.setdefault(deployment, set()).add(room.node.name)
         self._indexes: dict[tuple[object, ...], _Index] = {}
         self._versions = [0] * len(self.rooms)
         self._changes: list[int] = []
@@ -111,16 +120,36 @@ class Search:
         """Take the best place for a request; None: there is none."""
         budget = self.budgets.get(request.deployment)
         found: list[tuple[float, float, int, _Entry]] = []
+        heaps: dict[tuple[int, _Entry], list[_Entry]] = {}
         for preference, option in enumerate(request.options):
             index = self._index(option, self._open_to(request.namespace))
             for tier, heap in index.heaps.items():
                 usd_per_hour = None if math.isinf(tier.usd_per_hour) else tier.usd_per_hour
                 if affordable(usd_per_hour, budget) and (best := self._best(heap)):
                     found.append((tier.booting_since, tier.rounded_usd_per_hour, preference, best))
+                    heaps[preference, best] = heap
         if not found:
             return None
         _, _, preference, entry = min(found)
+        if self._homes.get(request.deployment) == {entry.node}:
+            entry = self._elsewhere(heaps[preference, entry], entry)
         return self._take(request, request.options[preference], entry)
+
+    def _elsewhere(self, heap: list[_Entry], best: _Entry) -> _Entry:
+        """Return the best entry on another node that costs no more than `best`; that itself where there is none."""
+        others = (
+            entry
+            for entry in heap
+            if entry.loss == best.loss
+            and entry.node != best.node
+            and entry.version == self._versions[entry.position]
+            and self._stays(self.rooms[entry.position])
+        )
+        return min(others, default=best)
+
+    def _stays(self, room: Room) -> bool:
+        """Whether a node is paid for whether or not a replica comes to it."""
+        return room.occupants > 0 or room.node.pool not in self._launched_pools
 
     def exclusions(self, request: PlacementRequest) -> tuple[tuple[Exclusion, int], ...]:
         """Count why each node refuses a request that found no place, for the variant that came furthest there."""
@@ -207,6 +236,7 @@ class Search:
         if request.deployment in self.budgets:
             assert usd_per_hour is not None, f"{request.deployment}: has a ceiling and was given a node without a price"
             self.budgets[request.deployment] -= usd_per_hour
+        self._homes.setdefault(request.deployment, set()).add(room.node.name)
         self.rooms[entry.position] = room.taken(entry.mask, option.requests)
         self._versions[entry.position] += 1
         self._changes.append(entry.position)
