@@ -21,8 +21,10 @@ from fleetpack_simulator.world.traffic import RequestState
 
 BOUND_LIMIT_SECONDS = 240.0
 """For one bound; a day of half a million requests takes some ten seconds."""
-MOST_DECISIONS = 1500
-"""Of one run in a report; the rest is counted. A decision is some 200 bytes, and a report should open on a phone."""
+MOST_DECISIONS = 700
+"""Of one run in a report; the rest is counted. Ten runs with decisions of some 250 bytes each should still open on a phone."""
+MOST_PLACEMENTS = 3000
+"""Of one run, those that lasted longest; the rest is counted. What is left out of a day is narrower than a pixel."""
 _SERIES = ("desired", "live", "ready", "waiting", "running", "usd_per_hour")
 
 
@@ -135,17 +137,8 @@ def detail_of(result: RunResult) -> dict[str, Any]:
             [one["node"], one["instanceType"], one["cores"], _time(one["fromSeconds"]), _time(one["toSeconds"])]
             for one in result.cluster.machines
         ],
-        "placements": [
-            [
-                one["replica"],
-                one["deployment"],
-                one["node"],
-                format_cores(one["cores"]),
-                _time(one["fromSeconds"]),
-                _time(one["toSeconds"]),
-            ]
-            for one in result.cluster.placements
-        ],
+        "placements": _placements(result),
+        "placementsLeftOut": max(0, len(result.cluster.placements) - MOST_PLACEMENTS),
         "decisions": sorted(kept, key=lambda one: one[0]),
         "decisionsLeftOut": max(0, left_out),
     }
@@ -201,6 +194,30 @@ def _decisions(result: RunResult) -> list[list[Any]]:
         for entry in result.decisions
     ]
     return sorted(entries, key=lambda one: (one[3] == one[4], one[0]))
+
+
+def _placements(result: RunResult) -> list[list[Any]]:
+    """Return where replicas were and when, the longest if there are too many, in the order in which they came."""
+
+    def lasted(one: dict[str, Any]) -> float:
+        until = result.ended_seconds if one["toSeconds"] is None else one["toSeconds"]
+        return float(until - one["fromSeconds"])
+
+    entries = list(enumerate(result.cluster.placements))
+    kept = sorted(
+        sorted(entries, key=lambda entry: (-lasted(entry[1]), entry[0]))[:MOST_PLACEMENTS], key=lambda entry: entry[0]
+    )
+    return [
+        [
+            one["replica"],
+            one["deployment"],
+            one["node"],
+            format_cores(one["cores"]),
+            _time(one["fromSeconds"]),
+            _time(one["toSeconds"]),
+        ]
+        for _, one in kept
+    ]
 
 
 def _time(seconds: float | None) -> float | None:

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from fleetpack_simulator.cli import main
+from fleetpack_simulator.report import records
 from fleetpack_simulator.report.comparison import DEFAULT_POLICIES, METRICS, Spread, Task, compare, rows_of, tasks_for
 from fleetpack_simulator.report.page import page_of
 from fleetpack_simulator.report.payload import as_text, payload_of
@@ -152,8 +153,8 @@ def test_should_say_why_there_is_no_bound(tmp_path: Path) -> None:
 
 def test_should_leave_absent_what_no_seed_had(tmp_path: Path) -> None:
     path = write(tmp_path, "duration: 1m\nloads: {}")
-    records: tuple[RunRecord, ...] = compare(tasks(path, ("fleetpack",), 1), jobs=1).records
-    (row,) = rows_of(records)
+    found: tuple[RunRecord, ...] = compare(tasks(path, ("fleetpack",), 1), jobs=1).records
+    (row,) = rows_of(found)
     assert row.values["ttftP95Seconds"] is None
     assert row.values["scaleActions"] == Spread(median=0.0, lowest=0.0, highest=0.0)
 
@@ -163,3 +164,16 @@ def test_should_have_fleetpack_and_every_peer_that_needs_no_number() -> None:
     assert {"hpa", "keda", "knative", "aibrix-apa", "wva-v1", "wva-v2", "kubeai", "ray-serve", "dynamo-load"} == set(
         DEFAULT_POLICIES[1:]
     )
+
+
+def test_should_leave_out_the_shortest_placements_and_count_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "MOST_PLACEMENTS", 2)
+    monkeypatch.setattr(records, "MOST_DECISIONS", 3)
+    comparison = compare(tasks(write(tmp_path, LOAD), ("static-5",), 1), jobs=1)
+    detail = comparison.records[0].detail
+    assert detail is not None
+    assert (len(detail["placements"]), detail["placementsLeftOut"]) == (2, 3)
+    assert len(detail["decisions"]) == 3
+    assert detail["decisionsLeftOut"] > 0
