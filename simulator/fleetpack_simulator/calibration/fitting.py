@@ -1,10 +1,11 @@
 """The fit: eight coefficients per chip from published rows, and what they are worth for rows that were left out.
 
-Residuals are logarithms of predicted over measured, so that a millisecond and a minute count alike, under a pseudo-Huber
-loss, so that rows which contradict their neighbours do not drag the rest. The two NeuronCore-v2 chips share six numbers and
-have their own FLOPS share and host time, which a weak tie holds together; Trainium2, of which few rows are published, starts
-from Trainium's numbers and moves away from them only as far as its rows pay for it. Only formulas are fitted: rows that ran
-a server under load or sampled on the host, models with experts, and chips of other vendors are predicted, never fitted on.
+Residuals are logarithms of predicted over measured, so that a millisecond and a minute count alike, under a Cauchy loss, so
+that rows which contradict their neighbours lose their pull the further off they are. The two NeuronCore-v2 chips share all
+numbers but the FLOPS share, which a weak tie holds together, and with it the time per position. Trainium2, of which few rows
+are published, starts from Trainium's numbers, what a core does by itself scaled with the data sheets, and moves away from them
+only as far as its rows pay for it. Only formulas are fitted: rows that ran a server under load, models with experts, and chips
+of other vendors are predicted, never fitted on.
 Levenberg-Marquardt with numeric derivatives, in plain Python: a dozen unknowns do not need a library.
 """
 
@@ -12,18 +13,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fleetpack_simulator.calibration.prediction import predict
 from fleetpack_simulator.calibration.rows import DecoderWork, Load, Row
-from fleetpack_simulator.engine import Coefficients
+from fleetpack_simulator.engine import Coefficients, Hardware
+from fleetpack_simulator.settings import hardware_of
 
 Vector = tuple[float, ...]
 
-# Errors up to some 8 % count squared, beyond it by their size: about the spread between repeated runs of the same row.
-_HUBER_WIDTH = 0.08
+# Errors up to some 10 % count squared, beyond it ever less: about the spread between repeated runs of the same row.
+_WIDTH = 0.1
 # A number of Trainium2 that differs from Trainium's by a factor e costs as much as this many squared errors.
-_RELATIVE_TIE = 0.02
+_RELATIVE_TIE = 0.5
+# A number that differs from its start by a factor e costs as much as this squared: what rows tell little of stays near.
+_START_WEIGHT = 0.1
 # The same between Inferentia2 and Trainium 1, which have the same cores.
 _SIBLING_TIE = 0.01
 # No chip does better than its data sheet; beyond 95 % of it a share is held back.
@@ -38,13 +42,13 @@ _START = Coefficients(
     flops_share=0.5,
     layer_seconds=2e-5,
     collective_seconds=1e-4,
-    position_seconds=1e-9,
-    prefill_sequence_seconds=1e-4,
-    host_seconds=1e-2,
+    position_seconds=4e-10,
+    sequence_seconds=5e-6,
+    prefill_sequence_seconds=1.5e-4,
     output_gb_per_second=8.0,
     projected=False,
 )
-_OWN_NUMBERS = ("flops_share", "host_seconds")
+_OWN_NUMBERS = ("flops_share",)
 """What Inferentia2 and Trainium 1 do not share."""
 
 CHIPS = ("inferentia2", "trainium", "trainium2")
@@ -66,33 +70,46 @@ def fit(rows: Iterable[Row]) -> dict[str, Coefficients]:
     siblings = [row for row in usable if row.accelerator in ("inferentia2", "trainium")]
     fitted = dict(_solve(siblings, _sibling_problem()))
     relatives = [row for row in usable if row.accelerator == "trainium2"]
-    return fitted | dict(_solve(relatives, _relative_problem("trainium2", fitted["trainium"])))
+    relative = _scaled(fitted["trainium"], hardware_of("trainium"), hardware_of("trainium2"))
+    return fitted | dict(_solve(relatives, _relative_problem("trainium2", relative)))
+
+
+def _scaled(known: Coefficients, from_hardware: Hardware, to_hardware: Hardware) -> Coefficients:
+    """Return what the numbers of one chip say of a relative: work on a core goes as fast as its data sheet's FLOPS say."""
+    slower = (from_hardware.tflops_bf16 / from_hardware.cores_per_device) / (
+        to_hardware.tflops_bf16 / to_hardware.cores_per_device
+    )
+    return replace(known, position_seconds=known.position_seconds * slower)
 
 
 def _is_fitted_on(row: Row) -> bool:
     work = row.work
-    is_formula = not isinstance(work, DecoderWork) or (
-        work.load not in (Load.OPEN, Load.CLOSED) and not work.samples_on_host
-    )
+    is_formula = not isinstance(work, DecoderWork) or work.load not in (Load.OPEN, Load.CLOSED)
     return is_formula and row.accelerator in CHIPS and not row.has_experts
 
 
 def _sibling_problem() -> Problem:
     shared = [name for name in Coefficients.names() if name not in _OWN_NUMBERS]
-    count = len(shared)
+    common_count, own_count = len(shared), len(_OWN_NUMBERS)
 
     def coefficients(vector: Vector) -> Mapping[str, Coefficients]:
-        common = dict(zip(shared, map(math.exp, vector), strict=False))
-        first = dict(zip(_OWN_NUMBERS, map(math.exp, vector[count : count + 2]), strict=True))
-        second = dict(zip(_OWN_NUMBERS, map(math.exp, vector[count + 2 :]), strict=True))
+        values = tuple(map(math.exp, vector))
+        common = dict(zip(shared, values, strict=False))
+        first = dict(zip(_OWN_NUMBERS, values[common_count:], strict=False))
+        second = dict(zip(_OWN_NUMBERS, values[common_count + own_count :], strict=True))
+        # All engines of a core have its clock: where products are faster, so is the work per position.
+        faster = second["flops_share"] / first["flops_share"]
+        other = common | {"position_seconds": common["position_seconds"] / faster}
         return {
             "inferentia2": Coefficients(projected=False, **common, **first),
-            "trainium": Coefficients(projected=False, **common, **second),
+            "trainium": Coefficients(projected=False, **other, **second),
         }
 
     def ties(vector: Vector) -> Vector:
         weight = math.sqrt(_SIBLING_TIE)
-        return tuple(weight * (vector[count + index] - vector[count + 2 + index]) for index in range(2))
+        firsts, seconds = vector[common_count:][:own_count], vector[common_count + own_count :]
+        kept = (_START_WEIGHT * (value - first) for value, first in zip(vector, start, strict=True))
+        return (*(weight * (first - second) for first, second in zip(firsts, seconds, strict=True)), *kept)
 
     names = [*shared, *_OWN_NUMBERS, *_OWN_NUMBERS]
     start = tuple(math.log(getattr(_START, name)) for name in names)
@@ -128,18 +145,18 @@ def _residuals(rows: Sequence[Row], coefficients: Mapping[str, Coefficients]) ->
 
 
 def _solve(rows: Sequence[Row], problem: Problem) -> Mapping[str, Coefficients]:
-    """Minimise the pseudo-Huber loss of the rows plus the squared ties, by damped and reweighted least squares."""
+    """Minimise the Cauchy loss of the rows plus the squared ties, by damped and reweighted least squares."""
 
     def losses(vector: Vector) -> tuple[Vector, Vector, float]:
         errors, ties = _residuals(rows, problem.coefficients(vector)), problem.ties(vector)
-        loss = sum(2 * _HUBER_WIDTH**2 * (math.hypot(1, error / _HUBER_WIDTH) - 1) for error in errors)
+        loss = sum(_WIDTH**2 * math.log1p((error / _WIDTH) ** 2) for error in errors)
         return errors, ties, loss + sum(tie**2 for tie in ties)
 
     vector = problem.start
     damping = 1e-2
     errors, ties, loss = losses(vector)
     for _ in range(_MAXIMUM_STEPS):
-        weights = [1 / math.hypot(1, error / _HUBER_WIDTH) for error in errors] + [1.0] * len(ties)
+        weights = [1 / (1 + (error / _WIDTH) ** 2) for error in errors] + [1.0] * len(ties)
         values = (*errors, *ties)
         slopes: list[Vector] = []
         for index in range(len(vector)):

@@ -7,10 +7,11 @@ A row's figures are never looked at.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 
-from fleetpack_simulator.calibration.rows import DecoderWork, Figure, FixedShapeWork, Load, Row
+from fleetpack_simulator.calibration.rows import DecoderWork, Figure, FixedShapeWork, Load, Row, decoder_shape
 from fleetpack_simulator.engine import (
     Coefficients,
     Completion,
@@ -24,7 +25,7 @@ from fleetpack_simulator.engine import (
 )
 from fleetpack_simulator.engine.batch_server import BatchProfile, batch_seconds
 from fleetpack_simulator.engine.performance import context_bucket
-from fleetpack_simulator.engine.published import find_decoder, find_fixed_shape
+from fleetpack_simulator.engine.published import find_fixed_shape
 from fleetpack_simulator.engine.shapes import Hardware
 from fleetpack_simulator.settings import hardware_of
 
@@ -32,6 +33,8 @@ from fleetpack_simulator.settings import hardware_of
 _RUN_SECONDS = 120.0
 # optimum-neuron's performance.sh: GUIDELLM__REQUEST_TIMEOUT=60.
 _TIMEOUT_SECONDS = 60.0
+# While as many requests are under way as it allows, its scheduler sleeps for 0.1 s before it looks again.
+_POLL_SECONDS = 0.1
 # Emulated prompts ask for 250 tokens, and some answers end on their own before that: the runs' tokens per request are 206 to 251
 # with a mean of 232. Taken as a seventh of the answers ending evenly spread over their length.
 _EARLY_ENDS = 1 / 7
@@ -54,7 +57,7 @@ def predict(row: Row, coefficients: Coefficients) -> dict[Figure, float]:
 
 def decoder_profile(model: str, work: DecoderWork, hardware: Hardware, coefficients: Coefficients) -> EngineProfile:
     """Return the engine of a row; a model over the memory gets the largest batch that fits, as it was measured after all."""
-    shape = find_decoder(model, weight_bits=work.weight_bits).shape
+    shape = decoder_shape(model, work)
     batch = work.batch
     while True:
         try:
@@ -145,40 +148,41 @@ def _stretches(profile: EngineProfile, prompt_tokens: int, output_tokens: int) -
 def _run(profile: EngineProfile, work: DecoderWork) -> dict[Figure, float]:
     """Run one of the replicas against its share of the load, and scale what is counted by the replicas."""
     engine = EngineReplica(profile)
-    done = _run_open(engine, work) if work.load is Load.OPEN else _run_closed(engine, work)
+    done = _run_load(engine, work)
     return _averages(done, work.replicas) if done else {}
 
 
-def _run_open(engine: EngineReplica, work: DecoderWork) -> list[Completion]:
-    done: list[Completion] = []
-    gap_seconds = work.replicas / work.rate_per_second
-    for number in range(int(_RUN_SECONDS / gap_seconds) + 1):
-        done += _completions(engine, number * gap_seconds)
-        engine.submit(_request(number, work), number * gap_seconds)
-    return done + _completions(engine, _RUN_SECONDS)
+def _run_load(engine: EngineReplica, work: DecoderWork) -> list[Completion]:
+    """Submit as guidellm 0.1 does, at a rate or as fast as it goes, and return what completes in time.
 
-
-def _run_closed(engine: EngineReplica, work: DecoderWork) -> list[Completion]:
-    """Each user sends the next request when the last one has ended or was given up; those given up are not counted."""
+    Its scheduler goes on only while fewer than users - 1 requests are under way or wait for their instant, looks again every 0.1 s,
+    and gives a request up at its time limit, which then does not count.
+    """
+    limit = max(1, round((work.users - 1) / work.replicas))
+    gap_seconds = work.replicas / work.rate_per_second if work.load is Load.OPEN else 0.0
     done: list[Completion] = []
     deadlines: deque[tuple[float, int]] = deque()
-    submitted, now_seconds = 0, 0.0
-    due = max(1, round(work.users / work.replicas))
-    while now_seconds <= _RUN_SECONDS:
-        for _ in range(due):
-            engine.submit(_request(submitted, work), now_seconds)
-            deadlines.append((now_seconds + _TIMEOUT_SECONDS, submitted))
-            submitted += 1
-        next_seconds = engine.next_event_seconds
-        assert next_seconds is not None, "a closed load leaves no engine idle"
-        now_seconds = min(next_seconds, deadlines[0][0])
+    # Instants from which on a request may be under way: at first all at once, later one for each that ended.
+    free = deque([0.0] * limit)
+    number = 0
+    while True:
+        start_seconds = max(free[0], number * gap_seconds) if free else math.inf
+        event_seconds = engine.next_event_seconds
+        limit_seconds = deadlines[0][0] if deadlines else math.inf
+        now_seconds = min(start_seconds, math.inf if event_seconds is None else event_seconds, limit_seconds)
+        if now_seconds > _RUN_SECONDS:
+            return done
         ended = _completions(engine, now_seconds)
-        due = len(ended)
-        while deadlines[0][0] <= now_seconds:
-            due += engine.cancel(deadlines.popleft()[1], now_seconds)
-        if now_seconds <= _RUN_SECONDS:
-            done += ended
-    return done
+        done += ended
+        released = len(ended)
+        while deadlines and deadlines[0][0] <= now_seconds:
+            released += engine.cancel(deadlines.popleft()[1], now_seconds)
+        free.extend([now_seconds + _POLL_SECONDS / 2] * released)
+        if start_seconds <= now_seconds:
+            free.popleft()
+            engine.submit(_request(number, work), now_seconds)
+            deadlines.append((now_seconds + _TIMEOUT_SECONDS, number))
+            number += 1
 
 
 def _completions(engine: EngineReplica, now_seconds: float) -> list[Completion]:

@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from fleetpack_simulator.calibration.fitting import fit
-from fleetpack_simulator.calibration.prediction import predict
-from fleetpack_simulator.calibration.rows import Figure, Row, RowSet, SkippedFigure
-from fleetpack_simulator.engine import Coefficients, coefficients_for
-from fleetpack_simulator.settings import hardware_of
+from fleetpack_simulator.calibration.prediction import decoder_profile, predict
+from fleetpack_simulator.calibration.rows import DecoderWork, Figure, Row, RowSet, SkippedFigure
+from fleetpack_simulator.engine import Coefficients, ProfileError, coefficients_for
+from fleetpack_simulator.settings import SettingsError, hardware_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +89,7 @@ class CalibrationReport:
 
 def calibrate(rows: RowSet, fitted_on: RowSet) -> CalibrationReport:
     """Predict every row with the coefficients of the package, and again with those of fits that have not seen its like."""
+    rows = _predictable(rows)
     comparisons = tuple(_compare(rows.rows, {}))
     kinds = sorted({one.figure for one in comparisons if one.figure.is_counted})
     return CalibrationReport(
@@ -101,6 +102,23 @@ def calibrate(rows: RowSet, fitted_on: RowSet) -> CalibrationReport:
         ),
         skipped=rows.skipped,
     )
+
+
+def _predictable(rows: RowSet) -> RowSet:
+    """Move the rows that cannot be predicted to those that are skipped, each with the reason."""
+    kept: list[Row] = []
+    skipped = list(rows.skipped)
+    for row in rows.rows:
+        try:
+            hardware = hardware_of(row.accelerator)
+            if isinstance(row.work, DecoderWork):
+                decoder_profile(row.model, row.work, hardware, coefficients_for(hardware))
+            kept.append(row)
+        except (SettingsError, ProfileError) as error:
+            skipped.append(
+                SkippedFigure(group=row.group, model=row.model, instance_type=row.instance_type, reason=str(error))
+            )
+    return RowSet(rows=tuple(kept), skipped=tuple(skipped))
 
 
 def summarize(name: str, comparisons: Iterable[Comparison]) -> Summary:

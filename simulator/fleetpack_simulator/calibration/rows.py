@@ -3,15 +3,15 @@
 The files group rows as their publishers do: offline batches of the Neuron documentation, values read from plots by batch, guidellm
 runs against a server, encoders, load tests. One reader takes them all by their field names, so a file of one's own needs no kind of
 its own; what a row lacks (prompt and output lengths, window) is filled by what its publisher's harness uses, which is said beside
-each constant. A row or figure that cannot be predicted becomes a `SkippedFigure` with the reason. A file that is no YAML
-mapping or list of rows is a `RowsError`.
+each constant. A model that is not known by its name is described in its row (`parameters_billions` and more). A row or figure
+that cannot be predicted becomes a `SkippedFigure` with the reason. A file that is no YAML mapping or list of rows is a `RowsError`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from importlib import resources
 from pathlib import Path
@@ -20,7 +20,8 @@ from typing import Any
 import yaml
 
 from fleetpack.catalog import InstanceType, load_catalog
-from fleetpack_simulator.engine.published import UnknownModelError, find_decoder, find_fixed_shape
+from fleetpack_simulator.engine.published import UnknownModelError, family_of, find_decoder, find_fixed_shape
+from fleetpack_simulator.engine.shapes import ModelShape
 
 # Lengths where a row has none. Plots of optimum-neuron: prompts up to 2,048 in a window of 4,096; tokens per second and inter-token
 # latency of one batch together give 256 output tokens. Neuron's Trn2 tutorials: LLMPerf with 10,000 in and 1,500 out. Others: 2,048.
@@ -37,6 +38,19 @@ _CHIPS_BY_PREFIX = {
     "trn2": "trainium2",
     "trn2u": "trainium2",
     "trn3": "trainium3",
+}
+
+
+# Fields by which a row describes a model that is not known by its name.
+_SHAPE_FIELDS: Mapping[str, type[int] | type[float]] = {
+    "layers": int,
+    "hidden_size": int,
+    "attention_heads": int,
+    "kv_heads": int,
+    "head_size": int,
+    "active_parameters_billions": float,
+    "expert_size": int,
+    "vocabulary_size": int,
 }
 
 
@@ -111,6 +125,8 @@ class DecoderWork:
     users: int = 1
     rate_per_second: float = 0.0
     samples_on_host: bool = False
+    shape: ModelShape | None = None
+    """The model where the row describes it itself; None: it is known by its name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +155,7 @@ class Row:
     @property
     def has_experts(self) -> bool:
         """Whether the model is a mixture of experts."""
-        return isinstance(self.work, DecoderWork) and find_decoder(self.model).shape.has_experts
+        return isinstance(self.work, DecoderWork) and decoder_shape(self.model, self.work).has_experts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +174,11 @@ class RowSet:
 
     rows: tuple[Row, ...]
     skipped: tuple[SkippedFigure, ...]
+
+
+def decoder_shape(model: str, work: DecoderWork) -> ModelShape:
+    """Return the model of a row, from the row itself or by its name."""
+    return work.shape or find_decoder(model, weight_bits=work.weight_bits).shape
 
 
 def read_rows(path: Path) -> RowSet:
@@ -229,6 +250,8 @@ def _row(number: int, group: str, entry: Mapping[str, Any]) -> Row | SkippedFigu
     name, accelerator, instance_type = _instance(instance)
     if accelerator is None:
         return _skip(group, entry, f"instance {instance!r} is not in the catalog")
+    if not entry.get("model"):
+        return _skip(group, entry, "it names no model")
     model = str(entry["model"])
     fixed_shape = find_fixed_shape(model)
     work: DecoderWork | FixedShapeWork
@@ -239,10 +262,15 @@ def _row(number: int, group: str, entry: Mapping[str, Any]) -> Row | SkippedFigu
         if all(not figure.is_counted for figure, _ in figures):
             return _skip(group, entry, "a fleet's request rate alone, with neither lengths nor replicas")
         try:
-            family = find_decoder(model).family
+            shape = _own_shape(model, entry)
+            family = find_decoder(model).family if shape is None else family_of(model)
+            work = replace(_decoder_work(entry, instance_type), shape=shape)
         except UnknownModelError as error:
-            return _skip(group, entry, str(error))
-        work = _decoder_work(entry, instance_type)
+            return _skip(
+                group, entry, f"{error}; give it parameters_billions, and layers, hidden_size, kv_heads if you can"
+            )
+        except (TypeError, ValueError) as error:
+            return _skip(group, entry, f"a field that cannot be read: {error}")
     return Row(
         number=number,
         group=group,
@@ -259,7 +287,7 @@ def _row(number: int, group: str, entry: Mapping[str, Any]) -> Row | SkippedFigu
 def _figures(entry: Mapping[str, Any]) -> Iterator[tuple[Figure, float]]:
     for key, (figure, factor) in _FIELDS.items():
         value = entry.get(key)
-        if isinstance(value, list):
+        if isinstance(value, list) and value and all(isinstance(one, int | float) for one in value):
             # A range: its middle.
             value = sum(value) / len(value)
         if isinstance(value, int | float) and value > 0:
@@ -288,7 +316,6 @@ def _decoder_work(entry: Mapping[str, Any], instance_type: InstanceType | None) 
     batch = int(entry.get("batch") or 1)
     load, rate = _load(str(entry.get("mode", "")))
     replicas = int(entry.get("dp") or (parallel[1] if parallel else 1))
-    weights = re.search(r"\d+", str(entry.get("weights", 16)))
     longest = prompt_tokens + output_tokens
     return DecoderWork(
         cores=cores,
@@ -297,13 +324,28 @@ def _decoder_work(entry: Mapping[str, Any], instance_type: InstanceType | None) 
         window_tokens=int(entry.get("seq") or max(_DEFAULT_WINDOW_TOKENS, longest)),
         prompt_tokens=prompt_tokens,
         output_tokens=output_tokens,
-        weight_bits=int(weights[0]) if weights else 16,
+        weight_bits=_weight_bits(entry),
         load=load,
-        # The throughput runs' own rate and latency show at most one request under way per slot, whatever users they name.
+        # The throughput runs of one replica show at most one request under way per slot, whatever users they name.
         users=min(int(entry.get("max_users") or batch * replicas), batch * replicas),
         rate_per_second=rate,
         samples_on_host="cpu sampling" in layout.lower(),
     )
+
+
+def _own_shape(model: str, entry: Mapping[str, Any]) -> ModelShape | None:
+    """Return the model that a row describes by its parameters; None: it gives none."""
+    billions = entry.get("parameters_billions")
+    if billions is None:
+        return None
+    estimate = ModelShape.estimate(model, float(billions), weight_bits=_weight_bits(entry))
+    own: dict[str, Any] = {name: kind(entry[name]) for name, kind in _SHAPE_FIELDS.items() if name in entry}
+    return replace(estimate, **own)
+
+
+def _weight_bits(entry: Mapping[str, Any]) -> int:
+    weights = re.search(r"\d+", str(entry.get("weights", 16)))
+    return int(weights[0]) if weights else 16
 
 
 def _lengths(entry: Mapping[str, Any]) -> tuple[int, int]:

@@ -11,7 +11,11 @@ from collections import deque
 from dataclasses import dataclass
 
 from fleetpack_simulator.engine.coefficients import Coefficients
+from fleetpack_simulator.engine.performance import ELEMENTWISE_COLUMNS
 from fleetpack_simulator.engine.shapes import Hardware
+
+# The middle of the three widths of Stable Diffusion's U-Net: 320, 640 and 1,280 channels (its config.json, block_out_channels).
+DIFFUSION_HIDDEN_SIZE = 640
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +34,8 @@ class BatchModel:
     """Operations after the last pass: the decoder that turns latents into an image."""
     output_bytes: float = 0.0
     """Bytes of one item's result that have to reach the host."""
+    hidden_size: int = DIFFUSION_HIDDEN_SIZE
+    """Width of the model, for its share of work along rows; not given: a diffusion model's."""
 
     def __post_init__(self) -> None:
         for field in ("weight_bytes", "operations_per_pass", "layers", "passes"):
@@ -48,6 +54,7 @@ class BatchModel:
             operations_per_pass=2 * weights * tokens + 4 * layers * hidden_size * tokens**2,
             layers=layers,
             output_bytes=4.0 * output_values * tokens,
+            hidden_size=hidden_size,
         )
 
 
@@ -91,6 +98,8 @@ def batch_seconds(profile: BatchProfile) -> float:
     devices = profile.cores_per_worker / hardware.cores_per_device
     bandwidth = devices * hardware.memory_bandwidth_gb_per_second * 1e9 * coefficients.weight_bandwidth_share
     flops = devices * hardware.tflops_bf16 * 1e12 * coefficients.flops_share
+    if hardware.static_shapes:
+        flops *= model.hidden_size / (model.hidden_size + ELEMENTWISE_COLUMNS)
     pass_seconds = max(model.weight_bytes / bandwidth, profile.batch * model.operations_per_pass / flops)
     layer_seconds = coefficients.layer_seconds + (coefficients.collective_seconds if devices > 1 else 0.0)
     last_seconds = model.final_operations / flops + model.output_bytes / (coefficients.output_gb_per_second * 1e9)

@@ -29,14 +29,14 @@ class Coefficients:
     layer_seconds: float
     """Fixed time per layer on one core: kernel starts and synchronisation."""
     collective_seconds: float
-    """Time per layer for its two small all-reduces, when more than one core works on it. The published rows show no dependence on
-    the number of devices or on their topology: 4 and 12 on a ring, 16 on a torus."""
+    """Time per layer for its two small all-reduces, when more than one device works on it. Decode steps show no dependence on the
+    number of devices or on their topology: 4 and 12 on a ring, 16 on a torus."""
     position_seconds: float
-    """Time per layer, context position and query head of a rank in a decode step, beyond the read of the KV cache."""
+    """Time per layer, context position and query head of a rank, beyond the read of the KV cache; per token of a prompt too."""
+    sequence_seconds: float
+    """Time per layer and sequence in a decode step: its keys and values are written to their place."""
     prefill_sequence_seconds: float
-    """Time per layer and sequence of a prefill over several cores: all-reduce of activations, writing the KV cache."""
-    host_seconds: float
-    """Time per prefill outside the devices: scheduling, tokens in, the first token out."""
+    """Time per layer for each sequence after the first of a prefill: its part of the all-reduce, writing its KV cache."""
     output_gb_per_second: float
     """Rate at which logits reach the host."""
     projected: bool

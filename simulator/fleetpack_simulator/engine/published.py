@@ -60,8 +60,12 @@ def find_decoder(name: str, *, weight_bits: int = 16) -> DecoderModel:
             f"model {name!r} is not a published decoder that is known here, and its name has no size"
         )
     shape = ModelShape.estimate(name, float(billions[1]), weight_bits=weight_bits)
-    family = re.split(r"[-_ ]", name.split("/")[-1])[0].lower()
-    return DecoderModel(shape=shape, family=family, estimated=True)
+    return DecoderModel(shape=shape, family=family_of(name), estimated=True)
+
+
+def family_of(name: str) -> str:
+    """Return the family of a model that is not in the list: the first word of its name."""
+    return re.split(r"[-_ ]", name.split("/")[-1])[0].lower()
 
 
 def find_fixed_shape(name: str, *, tokens: int | None = None, passes: int | None = None) -> FixedShapeModel | None:

@@ -70,6 +70,30 @@ class ModelShape:
         """Whether a token passes through only a part of the weights."""
         return self.active_parameters < self.parameters_billions * 1e9
 
+    @property
+    def expert_parameters(self) -> float | None:
+        """Parameters of one expert over all layers: three matrices of hidden by expert size; None: no experts of known size."""
+        if self.expert_size is None or not self.has_experts:
+            return None
+        return 3.0 * self.layers * self.hidden_size * self.expert_size
+
+    @property
+    def experts(self) -> int:
+        """Experts of a layer, 1 without any: those that a token leaves out are known, and published models have a power of two."""
+        one = self.expert_parameters
+        if one is None:
+            return 1
+        left_out = (self.parameters_billions * 1e9 - self.active_parameters) / one
+        return int(2 ** math.ceil(math.log2(max(1.0, round(left_out) + 1))))
+
+    @property
+    def experts_per_token(self) -> int:
+        """Experts that a token passes through, 1 without any."""
+        one = self.expert_parameters
+        if one is None:
+            return 1
+        return max(1, self.experts - round((self.parameters_billions * 1e9 - self.active_parameters) / one))
+
     def parameters_read(self, sequences: int) -> float:
         """Parameters that a step reads for so many sequences: the more, the more experts are touched.
 

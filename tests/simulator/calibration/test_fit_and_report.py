@@ -19,9 +19,10 @@ from fleetpack_simulator.cli import main
 from fleetpack_simulator.engine import Coefficients, coefficients_for
 from fleetpack_simulator.settings import hardware_of
 
-# What the fit reached on 2026-11-24, with a little room; the design's own target is 10 % and 25 %, which the percentile misses.
-MEDIAN_BUDGET, P90_BUDGET = 0.08, 0.37
-LEFT_OUT_MEDIAN_BUDGET, LEFT_OUT_P90_BUDGET = 0.115, 0.46
+# What the fit reached on 2026-11-24, with a little room. The target for rows left out is 10 % and 25 %: the medians meet it,
+# the percentiles (28.5 % and 25.1 %) do not.
+MEDIAN_BUDGET, P90_BUDGET = 0.08, 0.29
+LEFT_OUT_MEDIAN_BUDGET, LEFT_OUT_P90_BUDGET = 0.1, 0.295
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +77,9 @@ def test_should_recover_the_coefficients_that_made_up_rows_come_from() -> None:
         flops_share=0.3,
         layer_seconds=4e-5,
         collective_seconds=8e-5,
-        position_seconds=2e-9,
+        position_seconds=6e-10,
+        sequence_seconds=8e-6,
         prefill_sequence_seconds=2e-4,
-        host_seconds=2e-2,
         output_gb_per_second=5.0,
         projected=False,
     )
@@ -121,6 +122,33 @@ def test_should_predict_a_server_under_load_from_a_run_of_the_engine() -> None:
     assert loaded[Figure.TPOT] > 1.5 * single[Figure.TPOT]
     assert loaded[Figure.OUTPUT_TOKENS] > 8 * single[Figure.OUTPUT_TOKENS]
     assert loaded[Figure.TTFT] > 2 * single[Figure.TTFT]
+
+
+def test_should_keep_one_request_less_under_way_than_users_as_the_client_does() -> None:
+    """guidellm 0.1 waits while the requests under way and the next one reach its limit, at a rate and without one."""
+    common = {"model": "Qwen3-32B", "instance": "trn2.3xlarge", "tp": 4, "batch": 2, "max_users": 2}
+    rows = rows_of(
+        [
+            {**common, "prompt_tokens": 1500, "output_tokens": 250, "mode": mode, "itl_ms": 1.0}
+            for mode in ("synchronous", "throughput", "asynchronous@5 req/sec")
+        ],
+        name="test",
+    ).rows
+
+    single, closed, at_rate = (predict(row, coefficients_for(hardware_of("trainium2"))) for row in rows)
+
+    assert closed[Figure.TPOT] == pytest.approx(single[Figure.TPOT], rel=0.01)
+    assert at_rate[Figure.TTFT] == pytest.approx(single[Figure.TTFT], rel=0.01)
+
+
+def test_should_list_a_row_whose_model_does_not_fit_and_predict_the_others() -> None:
+    row = {"model": "mine", "instance": "inf2.xlarge", "tp": 2, "tpot_ms": 7.0}
+    rows = rows_of([{**row, "parameters_billions": 900}, {**row, "parameters_billions": 3}], name="test")
+
+    report = calibrate(rows, RowSet(rows=packaged_rows().rows[:4], skipped=()))
+
+    assert [one.row.number for one in report.comparisons] == [2]
+    assert "do not fit 2 cores of inferentia2" in report.skipped[0].reason
 
 
 def test_should_mark_what_was_never_measured() -> None:

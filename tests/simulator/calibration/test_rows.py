@@ -116,6 +116,28 @@ def test_should_read_an_encoder_as_a_server_of_fixed_shapes() -> None:
     assert row.work == FixedShapeWork(batch=8, tokens=128, passes=None)
 
 
+def test_should_take_an_unknown_model_from_its_row() -> None:
+    (row,) = rows_of(
+        [
+            {
+                "model": "mine/Unheard-Of",
+                "instance": "inf2.48xlarge",
+                "tp": 24,
+                "ttft_p50_ms": 1.0,
+                "parameters_billions": 9,
+                "layers": 40,
+                "kv_heads": 4,
+            }
+        ],
+        name="test",
+    ).rows
+
+    assert isinstance(row.work, DecoderWork)
+    assert row.work.shape is not None
+    assert (row.family, row.work.shape.parameters_billions) == ("unheard", 9)
+    assert (row.work.shape.layers, row.work.shape.kv_heads, row.work.shape.hidden_size) == (40, 4, 4096)
+
+
 def test_should_say_why_a_row_is_not_predicted() -> None:
     known = {"model": "Llama-3-8B", "instance": "inf2.48xlarge", "tp": 24, "ttft_p50_ms": 1.0}
 
@@ -124,6 +146,8 @@ def test_should_say_why_a_row_is_not_predicted() -> None:
             known,
             {**known, "instance": "x9.large"},
             {**known, "model": "Unheard-Of"},
+            {**known, "model": None},
+            {**known, "batch": "many"},
             {**known, "spec_decode": {"ttft_ms": 1.0}},
         ],
         name="test",
@@ -131,7 +155,10 @@ def test_should_say_why_a_row_is_not_predicted() -> None:
 
     assert [one.reason for one in skipped] == [
         "instance 'x9.large' is not in the catalog",
-        "model 'Unheard-Of' is not a published decoder that is known here, and its name has no size",
+        "model 'Unheard-Of' is not a published decoder that is known here, and its name has no size; "
+        "give it parameters_billions, and layers, hidden_size, kv_heads if you can",
+        "it names no model",
+        "a field that cannot be read: invalid literal for int() with base 10: 'many'",
         "speculative decoding is not modelled",
     ]
 
