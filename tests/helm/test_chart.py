@@ -106,9 +106,9 @@ def test_should_grant_the_lease_only_in_the_namespace_of_the_release() -> None:
 def test_should_only_read_nodes_unless_they_are_simulated() -> None:
     plain = rendered()
     simulated = rendered("simulation.enabled=true")
-    reading = {"get", "list", "watch"}
+    reading = {"list", "watch"}
     assert allows(plain, "nodes") == reading
-    assert allows(simulated, "nodes") == reading | {"create", "patch", "delete"}
+    assert allows(simulated, "nodes") == reading | {"create", "delete"}
 
 
 def test_should_read_secrets_only_where_signals_may_name_them() -> None:

@@ -124,7 +124,7 @@ def pod(name: str, spec: dict[str, Any]) -> dict[str, Any]:
         "list priorityclasses.scheduling.k8s.io",
         "watch inferencedeployments.fleetpack.dev",
         "patch inferencedeployments.fleetpack.dev/status",
-        "update inferencedeployments.fleetpack.dev/scale",
+        "patch inferencedeployments.fleetpack.dev/scale",
         "update inferencedeployments.fleetpack.dev/finalizers",
         "patch acceleratorpools.fleetpack.dev/status",
         "create events.events.k8s.io",
