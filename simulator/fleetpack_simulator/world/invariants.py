@@ -93,7 +93,9 @@ class Invariants:
             # What loads an old template serves nobody, so to replace it gives up nothing; what serves may go first where the next
             # one has no room beside it.
             replaced = sum(one.phase is ReplicaPhase.STARTING for one in old)
-            replaced += 0 if self._has_room(deployment.key) else sum(one.phase is ReplicaPhase.READY for one in old)
+            # One at a time may go though there seems to be room: the planner sets a place aside where Pods were not bound.
+            serving = sum(one.phase is ReplicaPhase.READY for one in old)
+            replaced += min(serving, 1) if self._has_room(deployment.key) else serving
             given_up = len(victims[deployment.key]) - replaced
             if given_up and live - given_up < least:
                 told = f"{given_up} of {live} replicas are given up, minReplicas is {least}"
