@@ -98,6 +98,16 @@ async def test_should_complete_a_swap_that_the_kubelets_list_shows_already(kubel
     assert (younger.ids, elder.ids) == (cores("0-1"), cores("10-11"))
 
 
+async def test_should_offer_no_core_that_the_kubelet_lists_although_it_calls_it_free(kubelet: KubeletSide) -> None:
+    board = PodBoard(node_pod("holder", "0-3"))
+    async with running_plugin(kubelet.folder, board):
+        await registered(kubelet)
+        await kubelet.admit("default/holder", 4)
+        # A kubelet whose list was read at the wrong moment has forgotten it (devicemanager UpdateAllocatedDevices).
+        offered = await kubelet.prefer(sorted(cores("0-11")), 8)
+    assert set(offered) == cores("4-11")
+
+
 async def test_should_mean_the_same_pod_again_after_a_restart_of_the_kubelet(kubelet: KubeletSide) -> None:
     board = PodBoard(node_pod("first", "0-1"), node_pod("second", "6-7"))
     async with running_plugin(kubelet.folder, board):

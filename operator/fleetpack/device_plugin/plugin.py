@@ -145,6 +145,8 @@ class DevicePlugin:
         self._metrics = metrics
         self._causes: dict[str, int] = {}
         self._asked: frozenset[str] = frozenset()
+        self.asked_at = float("-inf")
+        """When the kubelet last asked; while it waits for Allocate its list should be left alone."""
 
     @property
     def unhealthy(self) -> int:
@@ -203,7 +205,11 @@ class DevicePlugin:
     ) -> tuple[str, ...]:
         """Return the devices that the kubelet should take; raises `RequestRefusedError`."""
         instance_type = self.source.instance_type
-        free = self._mask(resource, available) & ~(self._held_by_other(resource) | self.unhealthy)
+        await self._read_before_answering()
+        # Not all that the kubelet offers is free: see `_read_before_answering`.
+        free = self._mask(resource, available) & ~(
+            self._held_by_other(resource) | self.unhealthy | self._shown(resource)
+        )
         request = PreferenceRequest(
             resource=resource, available=free, must_include=self._mask(resource, must_include), units=units
         )
@@ -250,6 +256,26 @@ class DevicePlugin:
             )
             for mask in masks
         )
+
+    async def _read_before_answering(self) -> None:
+        """Read the kubelet's list: it is the better account.
+
+        Whoever reads that list while the kubelet waits for Allocate makes it forget that the devices are taken, when a Pod has just
+        ended (UpdateAllocatedDevices in devicemanager/manager.go makes the set anew from what is already written down). The list
+        itself keeps them. Now, before Allocate, reading does no harm.
+        """
+        try:
+            async with asyncio.timeout(ASK_SECONDS):
+                await self.refresh()
+        except (ReadingUnavailableError, TimeoutError) as error:
+            _logger.warning("answering by the list as it was last read: %s", error or "no answer in time")
+        self.asked_at = self._clock()
+
+    def _shown(self, resource: NeuronResource) -> int:
+        mask = 0
+        for holding in self.accounts.shown:
+            mask |= holding.cores if holding.resource is resource else 0
+        return mask
 
     def forget_questions(self) -> None:
         """A kubelet begins anew: it asks again for every Pod that has no cores yet."""

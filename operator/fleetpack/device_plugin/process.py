@@ -55,6 +55,8 @@ GRANTED_READ_PERIOD_SECONDS = 1.0
 """While the kubelet's list does not show what was granted."""
 SETTLE_SECONDS = 0.1
 """The kubelet writes down what it was granted right after our answer; changes of Pods come in groups."""
+ADMISSION_SECONDS = 0.3
+"""From the kubelet's question to the end of its admission: its list is left alone so long (`DevicePlugin.asked_at`)."""
 HEALTH_PERIOD_SECONDS = 1.0
 RETRY_SECONDS = 2.0
 STALLED_SECONDS = 60.0
@@ -192,6 +194,10 @@ class _Process:
         while True:
             self.plugin.attention.clear()
             self._read_at = time.monotonic()
+            while (quiet_seconds := self.plugin.asked_at + ADMISSION_SECONDS - time.monotonic()) > 0:
+                await asyncio.sleep(min(quiet_seconds, ADMISSION_SECONDS))
+                if time.monotonic() - self._read_at > READ_PERIOD_SECONDS:
+                    break
             node = self.pods.node()
             if node is not None:
                 await self.truth.write_health(node.unhealthy_cores, self.plugin.unhealthy)
