@@ -166,6 +166,7 @@ def installed_plugin(cluster: KindCluster, image: str, *settings: str, watched: 
             cluster=cluster, client=client, image=image, core_numbering=numbering, manifests=manifests
         )
         try:
+            _refuse_second_plugin(client)
             _ensure_namespace(client)
             applied = kubectl.run("apply", "--server-side", "--filename=-", manifest=everything)
             assert applied.returncode == 0, applied.stderr
@@ -270,6 +271,13 @@ def is_ready(pod: Manifest | None) -> bool:
     """Whether a Pod is there and ready."""
     conditions = ((pod or {}).get("status") or {}).get("conditions") or ()
     return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+
+
+def _refuse_second_plugin(client: ApiClient) -> None:
+    """Two plugins of one resource take the node from each other; no test of either would mean anything."""
+    found = client.get("/apis/apps/v1/daemonsets?labelSelector=app.kubernetes.io/component=device-plugin")["items"]
+    others = {(one["metadata"]["namespace"], one["metadata"]["name"]) for one in found} - {(NAMESPACE, DAEMON_SET)}
+    assert not others, f"another device plugin is installed: {sorted(others)}; remove it first"
 
 
 def _ensure_namespace(client: ApiClient) -> None:

@@ -1,8 +1,8 @@
 """Runs in a test's Pod on a node and tells what its kubelet says: PodResources and the checkpoint of the device manager.
 
 Concept: `GET /now` reads both at once; a thread reads them four times a second and keeps each reading that differs from the one
-before, which `GET /history` returns. Where a reading gives a device to two containers it is read again before it is kept: the
-kubelet makes its list container by container, and a device may change hands meanwhile.
+before, which `GET /history` returns. Where a reading gives a device to two containers it is read again, for a quarter of a
+second, before it is kept: the kubelet makes its list container by container, and a device may change hands meanwhile.
 Boundary: uses the kubelet's protocol only. Failure: a kubelet that does not answer is an entry of its own, not an empty list.
 """
 
@@ -21,6 +21,8 @@ from fleetpack.device_plugin.kubelet_api.podresources.v1 import api_pb2, api_pb2
 SOCKET = "unix:///var/lib/kubelet/pod-resources/kubelet.sock"
 CHECKPOINT = Path("/var/lib/kubelet/device-plugins/kubelet_internal_checkpoint")
 PERIOD_SECONDS = 0.25
+TRIES = 5
+PAUSE_SECONDS = 0.05
 history = []
 
 
@@ -57,7 +59,10 @@ def read():
     listed = error = None
     try:
         listed = pod_resources()
-        if has_twice(listed):
+        for _ in range(TRIES):
+            if not has_twice(listed):
+                break
+            time.sleep(PAUSE_SECONDS)
             listed = pod_resources()
     except grpc.RpcError as failed:
         error = failed.code().name
