@@ -196,7 +196,7 @@ class _Process:
             self._read_at = time.monotonic()
             while (quiet_seconds := self.plugin.asked_at + ADMISSION_SECONDS - time.monotonic()) > 0:
                 await asyncio.sleep(min(quiet_seconds, ADMISSION_SECONDS))
-                if time.monotonic() - self._read_at > READ_PERIOD_SECONDS:
+                if time.monotonic() - self._read_at > GRANTED_READ_PERIOD_SECONDS:
                     break
             node = self.pods.node()
             if node is not None:
