@@ -88,8 +88,8 @@ bench: setup ## Measure what is promised against bench/budgets.yaml (twenty minu
 
 # TRACE=FILE replays a trace, KEEP=1 leaves everything running, LOAD_SECONDS=n sets how long the load lasts.
 .PHONY: demo
-demo: setup ## Show it all at work on a real control plane (TRACE=FILE, KEEP=1; four minutes, the first time ten more to build)
-	@$(BIN)/python hack/demo $(if $(TRACE),--trace $(TRACE)) $(if $(KEEP),--keep) $(if $(LOAD_SECONDS),--seconds $(LOAD_SECONDS)) $(if $(JSON),--json $(JSON))
+demo: setup ## Show it all at work on a real control plane (CLUSTER=kind, TRACE=FILE, KEEP=1; four minutes, the first time ten more)
+	@$(BIN)/python hack/demo $(if $(filter kind,$(CLUSTER)),--on-kind) $(if $(TRACE),--trace $(TRACE)) $(if $(KEEP),--keep) $(if $(LOAD_SECONDS),--seconds $(LOAD_SECONDS)) $(if $(JSON),--json $(JSON))
 
 .PHONY: demo-down
 demo-down: setup ## End what `make demo KEEP=1` left running

@@ -8,8 +8,10 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from control_plane.folders import cluster_folder
+from demonstration.kind_site import KindSite
+from demonstration.own_site import OwnSite
 from demonstration.running import Demo, Options, fresh_folder
+from demonstration.site import Site
 from demonstration.summary import show
 from fleetpack.cluster.errors import KubernetesError
 
@@ -19,6 +21,11 @@ from fleetpack.cluster.errors import KubernetesError
     "--trace",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Replay this trace (CSV or JSONL, gzip or not) instead of a generated load.",
+)
+@click.option(
+    "--on-kind",
+    is_flag=True,
+    help="Run on a kind cluster: real kubelets, the chart, replicas in containers. Needs a Docker engine (hack/kind).",
 )
 @click.option("--seconds", default=105.0, show_default=True, help="How long the load is replayed.")
 @click.option("--keep", is_flag=True, help="Leave cluster, operator and engines running.")
@@ -35,6 +42,7 @@ from fleetpack.cluster.errors import KubernetesError
 )
 def main(
     trace: Path | None,
+    on_kind: bool,
     seconds: float,
     keep: bool,
     json_path: Path | None,
@@ -42,14 +50,19 @@ def main(
     plain: bool,
     picture_path: Path | None,
 ) -> None:
-    """Show fleetpack at work: a real control plane, real HTTP, a replayed load, and a live picture of every core."""
+    """Show fleetpack at work: a real control plane or a kind cluster, real HTTP, a replayed load, a live picture of every core."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=130)
     folder = fresh_folder(name)
-    options = Options(name=name, trace=trace, load_seconds=seconds, keep=keep, plain=plain, picture_path=picture_path)
+    options = Options(trace=trace, keep=keep, plain=plain, picture_path=picture_path)
+    site: Site
+    if on_kind:
+        site = KindSite(name=name, trace=trace, load_seconds=seconds)
+    else:
+        site = OwnSite(name=name, folder=folder, trace=trace, load_seconds=seconds)
     try:
-        summary = asyncio.run(Demo(options=options, console=console, folder=folder).run())
+        summary = asyncio.run(Demo(site=site, options=options, console=console, folder=folder).run())
     except (RuntimeError, KubernetesError) as error:
         console.print(f"[bold red]demo: {error}[/]", highlight=False)
         sys.exit(2)
@@ -58,11 +71,5 @@ def main(
     target.write_text(json.dumps(summary.as_json(), indent=2) + "\n")
     console.print(f"summary: {target}; logs: {folder}", highlight=False)
     if keep:
-        kubeconfig = cluster_folder(name) / "kubeconfigs" / "admin.kubeconfig"
-        console.print(
-            f"still running. Try:\n  export KUBECONFIG={kubeconfig}\n  kubectl get infd,accpool -A\n"
-            f"  kubectl describe infd llama-8b\n  kubectl scale infd llama-8b --replicas=3   (after spec.mode: Manual)\n"
-            f"end it with: make demo-down",
-            highlight=False,
-        )
+        console.print(f"still running. Try:\n{site.how_to_go_on()}", highlight=False)
     sys.exit(1 if summary.problems else 0)

@@ -1,16 +1,14 @@
 """The demo from the first process to the summary, in stages that each say what they are doing.
 
-Concept: cluster, installation, operator, engines, manifests, load, quiet end, check. Boundary: everything that is decided is decided
-by the operator; here things are only started, followed and counted. Failure: a process of ours that ends early, a fleet that does
-not come up in time, or a cluster that does not answer ends the demo with exit code 2 and the reason; a broken invariant or a load
-that was replayed too late ends it with 1.
+Concept: cluster with operator, manifests, load, quiet end, check; where that runs is the site's business (`site.py`). Boundary:
+everything that is decided is decided by the operator; here things are only started, followed and counted. Failure: a process of ours
+that ends early, a fleet that does not come up in time, or a cluster that does not answer ends the demo with exit code 2 and the
+reason; a broken invariant or a load that was replayed too late ends it with 1.
 """
 
 import asyncio
 import contextlib
-import json
 import shutil
-import socket
 import time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -22,40 +20,25 @@ import aiohttp
 from rich.console import Console
 from rich.live import Live
 
-from control_plane import cluster
 from control_plane.api_client import ApiClient
 from control_plane.folders import cluster_folder
-from control_plane.identities import mint_service_account
 from demonstration.picture import COLOURS, Frame, ModelLine, draw, save_picture
-from demonstration.processes import DemoProcess
+from demonstration.site import Load, Site
 from demonstration.summary import DemoSummary, summarize
 from demonstration.world import PATHS, World
 from fleetpack.cluster.api_client import KubernetesClient
-from installation import NAMESPACE, REPOSITORY, SERVICE_ACCOUNT, apply_file, install
+from installation import apply_file
 
-MANIFESTS = (REPOSITORY / "examples/demo/pool.yaml", REPOSITORY / "examples/demo/models.yaml")
-READY_LIMIT_SECONDS = 60.0
+READY_LIMIT_SECONDS = 90.0
 QUIET_SECONDS = 52.0
 """After the load: long enough for the surplus to be given up and for empty nodes to go."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadPlan:
-    """Which part of a trace is replayed against one model."""
-
-    deployment: str
-    start_seconds: float
-    speed: float
-    duration_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """How the demo runs."""
 
-    name: str = "demo"
     trace: Path | None = None
-    load_seconds: float = 105.0
     keep: bool = False
     plain: bool = False
     picture_path: Path | None = None
@@ -65,6 +48,7 @@ class Options:
 class Demo:
     """One run of the demo."""
 
+    site: Site
     options: Options
     console: Console
     folder: Path
@@ -74,77 +58,50 @@ class Demo:
     metrics: dict[str, float] = field(default_factory=dict)
     started_at: float = field(default_factory=time.monotonic)
     stage: str = ""
-    operator_port: int = 0
     _stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
-    _processes: list[DemoProcess] = field(default_factory=list)
-    _loads: dict[str, DemoProcess] = field(default_factory=dict)
+    _loads: dict[str, Load] = field(default_factory=dict)
 
     async def run(self) -> DemoSummary:
         """Run the demo; returns what happened."""
-        folder = cluster_folder(self.options.name)
-        self._say(
-            "bring up a control plane: etcd, API server, scheduler, controller manager, kwok (built once, then seconds)"
-        )
-        state = await asyncio.to_thread(cluster.up, self.options.name, folder)
-        admin = state.layout.admin_kubeconfig
+        self._say(self.site.about_start)
         try:
-            async with self._stack:
-                operator_kubeconfig = await asyncio.to_thread(self._install, state)
-                async with await KubernetesClient.from_kubeconfig(admin) as client:
-                    for resource in PATHS:
-                        await self._background(self.world.follow(client, resource))
-                    await self._start_operator(operator_kubeconfig, admin)
-                    async with self._picture():
-                        return await self._act(admin)
+            await self.site.bring_up()
+            async with self._stack, await KubernetesClient.from_kubeconfig(self.site.admin) as client:
+                for resource in PATHS:
+                    await self._background(self.world.follow(client, resource))
+                await self._background(self._follow_metrics())
+                async with self._picture():
+                    return await self._act()
         finally:
             if not self.options.keep:
-                self._say("take the control plane down")
-                await asyncio.to_thread(cluster.down, folder)
+                self._say("take down what was brought up")
+            await self.site.take_down(keep=self.options.keep)
 
-    def _install(self, state: Any) -> Path:
-        self._say("install the CRDs and the operator's own, least-privilege RBAC from the Helm chart")
-        with ApiClient(state.layout.admin_kubeconfig) as client:
-            install(client)
-            return Path(mint_service_account(client, state.layout, namespace=NAMESPACE, name=SERVICE_ACCOUNT))
-
-    async def _start_operator(self, kubeconfig: Path, admin: Path) -> None:
-        self._say("start the operator (as its service account) and the process that plays every replica's engine")
-        self.operator_port = _free_port()
-        await self._start(
-            "operator",
-            "fleetpack",
-            "operator",
-            "run",
-            f"--kubeconfig={kubeconfig}",
-            "--http-host=127.0.0.1",
-            f"--http-port={self.operator_port}",
+    async def _act(self) -> DemoSummary:
+        self._say(
+            f"apply {', '.join(file.name for file in self.site.manifests)} of {self.site.manifests[0].parent.name}"
         )
-        await self._start("engines", "fleetpack-sim", "serve", f"--kubeconfig={admin}", "--port=8000")
-        await self._background(self._follow_metrics())
-
-    async def _act(self, admin: Path) -> DemoSummary:
-        self._say("apply examples/demo: one pool, two models")
-        with ApiClient(admin) as client:
-            for file in MANIFESTS:
+        with ApiClient(self.site.admin) as client:
+            for file in self.site.manifests:
                 await asyncio.to_thread(apply_file, client, file)
         await self._until_ready()
-        for plan in load_plans(self.options.load_seconds):
-            await self._start_load(plan, admin)
+        for plan in self.site.load_plans:
+            self._loads[plan.deployment] = load = await self.site.start_load(plan)
+            self._stack.push_async_callback(load.end)
         what = (
             self.options.trace.name
             if self.options.trace
             else "a generated load in the shape of a production chat trace"
         )
-        self._say(f"replay {what}; only the arrivals are compressed, cold starts are 5 and 8 s")
+        self._say(f"replay {what}; {self.site.about_load}")
         for load in self._loads.values():
             await load.wait()
         self._say("the load has ended: surplus replicas are drained, empty nodes are given back")
         await asyncio.sleep(QUIET_SECONDS)
-        for process in self._processes:
-            process.require_running()
+        self.site.require_running()
         return summarize(
             self.world.recorder.report(time.time()),
-            {name: self._load_result(name) for name in self._loads},
+            {name: await load.result() for name, load in self._loads.items()},
             {name: tuple(numbers) for name, numbers in self.history.items()},
             time.monotonic() - self.started_at,
         )
@@ -156,45 +113,9 @@ class Demo:
             models = self.world.all("inferencedeployments")
             if models and all(model.get("status", {}).get("readyReplicas", 0) >= 1 for model in models):
                 return
-            for process in self._processes:
-                process.require_running()
+            self.site.require_running()
             await asyncio.sleep(0.2)
-        raise RuntimeError(f"no ready replica after {READY_LIMIT_SECONDS:.0f} s; see {self.folder / 'operator.log'}")
-
-    async def _start_load(self, plan: LoadPlan, admin: Path) -> None:
-        source = (
-            ["--trace", str(self.options.trace)]
-            if self.options.trace
-            else ["--generator", "production-chat", "--option", "duration_seconds=1800"]
-        )
-        name = plan.deployment
-        self._loads[name] = await DemoProcess.start(
-            f"load-{name}",
-            self.folder,
-            "fleetpack-sim",
-            "load",
-            *source,
-            f"--start={plan.start_seconds}",
-            f"--speed={plan.speed}",
-            f"--duration={plan.duration_seconds}",
-            f"--deployment=default/{name}",
-            f"--kubeconfig={admin}",
-            f"--json={self.folder / f'load-{name}.json'}",
-        )
-        self._stack.push_async_callback(self._loads[name].end)
-
-    def _load_result(self, name: str) -> dict[str, Any]:
-        file = self.folder / f"load-{name}.json"
-        if not file.exists():
-            raise RuntimeError(f"the load of {name} ended without a result; see {self.folder / f'load-{name}.log'}")
-        result: dict[str, Any] = json.loads(file.read_text())
-        return result
-
-    async def _start(self, name: str, *command: str) -> None:
-        process = await DemoProcess.start(name, self.folder, *command)
-        self._processes.append(process)
-        if not self.options.keep:
-            self._stack.push_async_callback(process.end)
+        raise RuntimeError(f"no ready replica after {READY_LIMIT_SECONDS:.0f} s; logs: {self.folder}")
 
     async def _background(self, work: Any) -> None:
         task = asyncio.create_task(work)
@@ -208,12 +129,10 @@ class Demo:
 
     async def _follow_metrics(self) -> None:
         """Read the operator's metrics each second: queue and rate move faster than status, which is coarse on purpose."""
-        async with aiohttp.ClientSession() as session:
-            while True:
-                with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-                    async with session.get(f"http://127.0.0.1:{self.operator_port}/metrics") as response:
-                        self.metrics = _samples(await response.text())
-                await asyncio.sleep(1.0)
+        while True:
+            with contextlib.suppress(aiohttp.ClientError, OSError):
+                self.metrics = _samples(await self.site.operator_metrics())
+            await asyncio.sleep(1.0)
 
     @contextlib.asynccontextmanager
     async def _picture(self) -> AsyncIterator[None]:
@@ -273,7 +192,9 @@ class Demo:
             seconds=time.monotonic() - self.started_at,
             title=f"fleetpack demo, {time.monotonic() - self.started_at:.0f} s: {self.stage}",
             models=models,
-            nodes=self.world.all("nodes"),
+            nodes=[
+                node for node in self.world.all("nodes") if "fleetpack.dev/pool" in node["metadata"].get("labels", {})
+            ],
             pods=[
                 pod for pod in self.world.all("pods") if "fleetpack.dev/deployment" in pod["metadata"].get("labels", {})
             ],
@@ -293,20 +214,6 @@ class Demo:
     def _say(self, stage: str) -> None:
         self.stage = stage
         self.console.print(f"demo: {time.monotonic() - self.started_at:5.1f} s  {stage}", highlight=False)
-
-
-def load_plans(seconds: float) -> tuple[LoadPlan, ...]:
-    """Return which part of the trace goes to which model: two stretches of it, the second model joins later."""
-    return (
-        LoadPlan(deployment="llama-8b", start_seconds=0.0, speed=1.3, duration_seconds=seconds),
-        LoadPlan(deployment="llama-1b", start_seconds=600.0, speed=2.0, duration_seconds=seconds),
-    )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _samples(page: str) -> dict[str, float]:
