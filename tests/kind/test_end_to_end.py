@@ -94,12 +94,18 @@ def test_should_come_up_in_a_restricted_namespace_and_pass_its_own_test(release:
     assert all(map(is_ready, release.operators()))
     assert "Phase:          Succeeded" in release.helm("test", RELEASE)
     cluster = release.cluster
-    assert release.allocatable_cores() == {
+    offered = {
         **dict.fromkeys(cluster.nodes(), "none"),
         cluster.node_of("inf2.24xlarge"): "12",
         cluster.node_of("inf2.48xlarge"): "24",
         cluster.node_of("trn1.32xlarge"): "32",
     }
+    # A kubelet writes its node's status every ten seconds.
+    eventually(
+        lambda: release.allocatable_cores() == offered,
+        what="every core offered",
+        tell=lambda: str(release.allocatable_cores()),
+    )
 
 
 def test_should_run_replicas_on_the_very_cores_that_were_planned(release: KindRelease) -> None:
