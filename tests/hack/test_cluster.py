@@ -382,17 +382,3 @@ class TestLifeCycle:
             self.call(state, "down")
 
         assert (state / "thesis.txt").exists()
-
-
-def test_should_say_what_kind_lacks(tmp_path: Path) -> None:
-    empty = tmp_path / "path"
-    empty.mkdir()
-    environment = {"CLUSTER": "kind", "PATH": str(empty), "HOME": str(tmp_path)}
-
-    answer = subprocess.run(
-        [sys.executable, str(HACK_CLUSTER), "up"], env=environment, capture_output=True, text=True, check=False
-    )
-
-    assert answer.returncode == 1
-    assert "`kind` is not on PATH" in answer.stderr
-    assert "`docker` is not on PATH" in answer.stderr
