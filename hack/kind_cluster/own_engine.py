@@ -181,6 +181,8 @@ def _start_script(folder: Path, *, needs_wrapper: bool) -> str:
         "mount -t tmpfs tmpfs /run",
         "mkdir -p /run/lock",
         "sysctl -qw net.ipv4.ip_forward=1",
+        # All nodes share the machine's limit; with the usual 128 the kubelets of a second cluster do not start.
+        '[ "$(sysctl -n fs.inotify.max_user_instances)" -ge 1024 ] || sysctl -qw fs.inotify.max_user_instances=1024',
         f"exec dockerd {shlex.join(options)}",
     ]
     return "\n".join(lines) + "\n"
