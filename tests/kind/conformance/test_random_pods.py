@@ -67,9 +67,7 @@ def pods(plugin: InstalledPlugin, kind_admin: ApiClient, kind_namespace: str) ->
     found.delete_all()
 
 
-@pytest.mark.skipif(
-    PODS == 0, reason="takes minutes, and is not yet known to pass each time: set FLEETPACK_CONFORMANCE_PODS=200"
-)
+@pytest.mark.skipif(PODS == 0, reason="takes five minutes: set FLEETPACK_CONFORMANCE_PODS=200")
 def test_should_never_give_a_core_twice(pods: CorePods, plugin: InstalledPlugin) -> None:
     plugin.wait_for_counts(pods.node, CORE_RESOURCE, 24, 24)
     plan = random_pods(SEED, PODS, MACHINE.cores)
