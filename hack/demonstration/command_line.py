@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from demonstration.kind_site import KindSite
 from demonstration.own_site import OwnSite
 from demonstration.running import Demo, Options, fresh_folder
 from demonstration.site import Site
-from demonstration.summary import show
+from demonstration.summary import DemoSummary, show
 from fleetpack.cluster.errors import KubernetesError
+from fleetpack_simulator.workload import TraceError, read_trace
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -25,7 +27,7 @@ from fleetpack.cluster.errors import KubernetesError
 @click.option(
     "--on-kind",
     is_flag=True,
-    help="Run on a kind cluster: real kubelets, the chart, replicas in containers. Needs a Docker engine (hack/kind).",
+    help="Run on a kind cluster made for it: real kubelets, replicas in containers. Needs a Docker engine, or root on Debian.",
 )
 @click.option("--seconds", default=105.0, show_default=True, help="How long the load is replayed.")
 @click.option("--keep", is_flag=True, help="Leave cluster, operator and engines running.")
@@ -54,15 +56,20 @@ def main(
     console = Console()
     if not console.is_terminal:
         console = Console(width=130)
+    if trace is not None:
+        _require_readable(trace)
     folder = fresh_folder(name)
     options = Options(trace=trace, keep=keep, plain=plain, picture_path=picture_path)
     site: Site
     if on_kind:
-        site = KindSite(name=name, trace=trace, load_seconds=seconds)
+        site = KindSite(name=name, trace=trace, load_seconds=seconds, keep=keep)
     else:
         site = OwnSite(name=name, folder=folder, trace=trace, load_seconds=seconds)
     try:
-        summary = asyncio.run(Demo(site=site, options=options, console=console, folder=folder).run())
+        summary = asyncio.run(_run(Demo(site=site, options=options, console=console, folder=folder)))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        console.print("demo: stopped before its end", highlight=False)
+        sys.exit(130)
     except (RuntimeError, KubernetesError) as error:
         console.print(f"[bold red]demo: {error}[/]", highlight=False)
         sys.exit(2)
@@ -73,3 +80,20 @@ def main(
     if keep:
         console.print(f"still running. Try:\n{site.how_to_go_on()}", highlight=False)
     sys.exit(1 if summary.problems else 0)
+
+
+def _require_readable(trace: Path) -> None:
+    """Refuse a file that is no trace before anything is started."""
+    try:
+        read_trace(trace)
+    except TraceError as error:
+        raise click.BadParameter(str(error), param_hint="--trace") from error
+
+
+async def _run(demo: Demo) -> DemoSummary:
+    """Run the demo; a polite end from outside takes down what was brought up, as Ctrl-C does."""
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    return await demo.run()

@@ -1,14 +1,16 @@
 """The demo on a kind cluster: real kubelets, the chart, replicas in containers, loads from Pods through the models' Services.
 
-Concept: `hack/kind` brings the cluster up, `hack/images` the images onto its nodes, helm the release. With FLEETPACK_KIND_CLUSTER and
-DOCKER_HOST, KUBECONFIG and KIND set, that cluster is used instead and left as it was. Boundary: the demo acts through kubectl and
-helm, as a person would. Failure: a command that fails is a RuntimeError with its own words.
+Concept: `hack/kind` brings the cluster up (and an engine of its own where none answers), `hack/images` the images onto its nodes, helm
+the release; in the end all that was not there before is gone again. With FLEETPACK_KIND_CLUSTER and DOCKER_HOST, KUBECONFIG and KIND
+set, that cluster is used instead and left as it was. Boundary: the demo acts through kubectl and helm, as a person would. Failure: a
+command that fails is a RuntimeError with its own words; a demo that was killed leaves a cluster that the next one takes down.
 """
 
 import asyncio
 import json
 import os
 import shlex
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,10 @@ import yaml
 from control_plane.binaries import ensure
 from control_plane.programs import HELM, KUBECTL
 from demonstration.own_site import GO_ON, load_arguments
-from demonstration.site import Load, LoadPlan
+from demonstration.site import Load, LoadPlan, Say
+from demonstration.trace_cut import cut_trace
 from installation import CHART, NAMESPACE, REPOSITORY
+from kind_cluster import clusters
 
 RELEASE = "fleetpack"
 PLUGIN_NAMESPACE = "fleetpack-device-plugin"
@@ -30,9 +34,8 @@ VALUES = (
     "devicePlugin.createNamespace=true",
 )
 EXAMPLES = REPOSITORY / "examples" / "kind"
-LARGEST_TRACE_BYTES = 1_000_000
-"""What a ConfigMap holds (1 MiB with its own description)."""
-
+HACK_KIND = str(REPOSITORY / "hack" / "kind")
+CRDS = ("inferencedeployments.fleetpack.dev", "acceleratorpools.fleetpack.dev")
 LOAD_LIMIT_SECONDS = 120.0
 """How long after its last arrival a load may take to be answered."""
 
@@ -93,10 +96,16 @@ class KindSite:
     name: str
     trace: Path | None
     load_seconds: float
+    keep: bool
+    """Nobody takes the cluster down when this process has ended."""
     admin: Path = Path()
     _environment: dict[str, str] = field(default_factory=dict)
-    _is_ours: bool = False
-    _was_up: bool = False
+    _engine_is_ours: bool = False
+    _cluster_is_ours: bool = False
+    _release_is_ours: bool = False
+    _definitions_are_ours: bool = False
+    _cuts: dict[str, bytes] = field(default_factory=dict)
+    """The trace for each model, cut before anything is started: one that does not fit ends the demo at once."""
 
     @property
     def manifests(self) -> tuple[Path, ...]:
@@ -119,24 +128,41 @@ class KindSite:
     @property
     def about_start(self) -> str:
         """What people are told while it comes up."""
-        return "bring up a kind cluster with real kubelets, build and load the images, install the chart (minutes the first time)"
+        return "bring up real kubelets in kind (the first time some minutes more)"
 
-    async def bring_up(self) -> None:
-        """Find or create the cluster, load the images, install the chart."""
+    async def bring_up(self, say: Say) -> None:
+        """Find or create engine and cluster, load the images, install the chart."""
+        if self.trace is not None:
+            self._cuts = {plan.deployment: cut_trace(self.trace, plan) for plan in self.load_plans}
         given = os.environ.get("FLEETPACK_KIND_CLUSTER")
         if given and all(os.environ.get(name) for name in ("DOCKER_HOST", "KUBECONFIG", "KIND")):
-            self.name, self._environment = given, {}
+            self.name = given
         else:
-            hack_kind = (str(REPOSITORY / "hack" / "kind"), "--name", given or self.name)
-            self.name, self._is_ours = given or self.name, True
-            self._was_up = await self._succeeds(*hack_kind, "status")
-            await self._run(*hack_kind, "up", told=True)
-            lines = (await self._run(*hack_kind, "env")).splitlines()
-            words = (shlex.split(line.removeprefix("export "))[0] for line in lines)
-            self._environment = dict(word.split("=", 1) for word in words)
+            self.name = given or self.name
+            await self._bring_cluster_up(say)
         self.admin = Path(self._environment.get("KUBECONFIG") or os.environ["KUBECONFIG"])
+        say("build the images and load them onto the nodes")
         await self._run(str(REPOSITORY / "hack" / "images"), "--load", self.name, told=True)
+        say("install the chart, and wait until operators and device plugins are ready")
         await self._install()
+
+    async def _bring_cluster_up(self, say: Say) -> None:
+        # What a demo that was killed has left.
+        await self._run(HACK_KIND, "prune", told=True)
+        if not await self._succeeds(HACK_KIND, "engine", "status"):
+            say(
+                "no Docker engine answers: start one of its own (its parts are built the first time, a quarter of an hour)"
+            )
+            self._engine_is_ours = True
+            await self._run(HACK_KIND, "engine", "up", told=True)
+        hack_kind = (HACK_KIND, "--name", self.name)
+        say(f"create the kind cluster {self.name}: one control plane, three workers")
+        self._cluster_is_ours = not await self._succeeds(*hack_kind, "status")
+        owner = () if self.keep else ("--owner", str(os.getpid()))
+        await self._run(*hack_kind, "up", *owner, told=True)
+        lines = (await self._run(*hack_kind, "env")).splitlines()
+        words = (shlex.split(line.removeprefix("export "))[0] for line in lines)
+        self._environment = dict(word.split("=", 1) for word in words)
 
     async def start_load(self, plan: LoadPlan) -> Load:
         """Start a Job that sends to the model's Service."""
@@ -145,10 +171,10 @@ class KindSite:
         job["metadata"]["name"] = name
         pod = job["spec"]["template"]["spec"]
         [container] = pod["containers"]
-        trace = await self._trace_in_cluster(pod, container)
+        arguments = load_arguments(None, plan) if self.trace is None else await self._trace_in_cluster(pod, plan)
         container["args"] = [
             "load",
-            *load_arguments(trace, plan),
+            *arguments,
             f"--address={plan.deployment}:8000",
             # The kubelet keeps what a container writes there (4096 bytes at most) in the Pod's status.
             "--json=/dev/termination-log",
@@ -169,24 +195,25 @@ class KindSite:
     def require_running(self) -> None:
         """Nothing of the demo runs outside the cluster."""
 
-    async def take_down(self, *, keep: bool) -> None:
-        """Remove the cluster if it was made for the demo, else all that was installed."""
-        if keep:
-            return
-        if self._is_ours and not self._was_up:
-            await self._run(str(REPOSITORY / "hack" / "kind"), "--name", self.name, "down", told=True)
-            return
-        await self.kubectl(
-            "delete", "job", *(f"load-{plan.deployment}" for plan in self.load_plans), "--ignore-not-found"
-        )
-        for file in reversed(self.manifests):
-            await self.kubectl("delete", "--filename", str(file), "--ignore-not-found")
-        await self._helm("uninstall", RELEASE, "--wait")
-        await self.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+    async def take_down(self, say: Say) -> None:
+        """Remove what was made for the demo: engine, cluster, or what it put into a cluster that was there."""
+        if self._cluster_is_ours:
+            say(f"take the kind cluster {self.name} down")
+            await self._run(HACK_KIND, "--name", self.name, "down", told=True)
+        elif self._release_is_ours:
+            say("take models and release out of the cluster again")
+            await self._uninstall()
+        if self._engine_is_ours:
+            if others := [name for name in clusters.names() if name != self.name]:
+                say(f"leave the Docker engine running: it has other clusters now ({', '.join(others)})")
+            else:
+                say("end the Docker engine")
+                await self._run(HACK_KIND, "engine", "down", told=True)
 
     def how_to_go_on(self) -> str:
         """Return what to type when it was kept."""
-        return f"  export KUBECONFIG={self.admin}\n{GO_ON}end it with: hack/kind --name {self.name} down"
+        engine = "; hack/kind engine down" if self._engine_is_ours else ""
+        return f"  export KUBECONFIG={self.admin}\n{GO_ON}end it with: hack/kind --name {self.name} down{engine}"
 
     async def kubectl(self, *arguments: str, input_text: str | None = None) -> str:
         """Run kubectl and return what it prints."""
@@ -199,29 +226,49 @@ class KindSite:
             "kind": "Namespace",
             "metadata": {"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
         }
+        if not self._cluster_is_ours and await self._succeeds_in_cluster("get", "namespace", NAMESPACE):
+            raise RuntimeError(
+                f"cluster {self.name} has the namespace {NAMESPACE} already, and the demo touches no release that is there: remove it, "
+                f"or the whole cluster (hack/kind --name {self.name} down)"
+            )
+        self._release_is_ours = True
+        self._definitions_are_ours = not await self._succeeds_in_cluster("get", "crd", CRDS[0])
         await self.kubectl("apply", "--filename=-", input_text=yaml.safe_dump(namespace))
         values = [argument for value in VALUES for argument in ("--set", value)]
         await self._helm(
             "upgrade", "--install", RELEASE, str(CHART), *values, "--take-ownership", "--wait", "--timeout=180s"
         )
 
-    async def _trace_in_cluster(self, pod: dict[str, Any], container: dict[str, Any]) -> Path | None:
-        """Bring the trace into the load's Pod, and return where it is there."""
-        if self.trace is None:
-            return None
-        if self.trace.stat().st_size > LARGEST_TRACE_BYTES:
-            raise RuntimeError(
-                f"{self.trace} is larger than the {LARGEST_TRACE_BYTES} bytes that a ConfigMap takes: cut it, or leave CLUSTER=kind off"
-            )
-        await self.kubectl("delete", "configmap", "trace", "--ignore-not-found")
-        await self.kubectl("create", "configmap", "trace", f"--from-file={self.trace.name}={self.trace}")
-        pod["volumes"] = [{"name": "trace", "configMap": {"name": "trace"}}]
-        container["volumeMounts"] = [{"name": "trace", "mountPath": "/trace", "readOnly": True}]
-        return Path("/trace") / self.trace.name
+    async def _uninstall(self) -> None:
+        jobs = (f"load-{plan.deployment}" for plan in self.load_plans)
+        await self.kubectl("delete", "job", *jobs, "--ignore-not-found")
+        # While an operator is there to let the replicas drain; a wait, since the definitions go next.
+        for file in reversed(self.manifests):
+            await self.kubectl("delete", "--filename", str(file), "--ignore-not-found", "--timeout=120s")
+        await self._helm("uninstall", RELEASE, "--wait")
+        if self._definitions_are_ours:
+            await self.kubectl("delete", "crd", *CRDS, "--ignore-not-found")
+        await self.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+
+    async def _trace_in_cluster(self, pod: dict[str, Any], plan: LoadPlan) -> list[str]:
+        """Bring a model's stretch of the trace into its load's Pod, and return what the replayer is told of it."""
+        name = f"trace-{plan.deployment}"
+        with tempfile.NamedTemporaryFile(suffix=".csv.gz") as file:
+            file.write(self._cuts[plan.deployment])
+            file.flush()
+            await self.kubectl("delete", "configmap", name, "--ignore-not-found")
+            await self.kubectl("create", "configmap", name, f"--from-file=trace.csv.gz={file.name}")
+        pod["volumes"] = [{"name": "trace", "configMap": {"name": name}}]
+        pod["containers"][0]["volumeMounts"] = [{"name": "trace", "mountPath": "/trace", "readOnly": True}]
+        return ["--trace=/trace/trace.csv.gz", f"--speed={plan.speed}", f"--duration={plan.duration_seconds}"]
 
     async def _helm(self, *arguments: str) -> str:
         program = str(ensure((HELM,))["helm"])
         return await self._run(program, *arguments, f"--namespace={NAMESPACE}", f"--kubeconfig={self.admin}")
+
+    async def _succeeds_in_cluster(self, *arguments: str) -> bool:
+        program = str(ensure((KUBECTL,))["kubectl"])
+        return await self._succeeds(program, f"--kubeconfig={self.admin}", *arguments)
 
     async def _succeeds(self, *command: str) -> bool:
         try:
@@ -239,7 +286,14 @@ class KindSite:
             stderr=None if told else asyncio.subprocess.PIPE,
             env={**os.environ, **self._environment},
         )
-        output, errors = await process.communicate(input_text.encode() if input_text is not None else None)
+        try:
+            output, errors = await process.communicate(input_text.encode() if input_text is not None else None)
+        except asyncio.CancelledError:
+            # Politely: what it has half made it takes down itself.
+            if process.returncode is None:
+                process.terminate()
+            await process.wait()
+            raise
         if process.returncode != 0:
             said = (errors or b"").decode().strip() or output.decode().strip() or "see above"
             raise RuntimeError(f"{' '.join(command[:6])} failed: {said}")

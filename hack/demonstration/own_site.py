@@ -18,7 +18,7 @@ from control_plane.api_client import ApiClient
 from control_plane.folders import cluster_folder
 from control_plane.identities import mint_service_account
 from demonstration.processes import DemoProcess
-from demonstration.site import Load, LoadPlan
+from demonstration.site import Load, LoadPlan, Say
 from installation import NAMESPACE, REPOSITORY, SERVICE_ACCOUNT, install
 
 
@@ -87,9 +87,10 @@ class OwnSite:
             "bring up a control plane: etcd, API server, scheduler, controller manager, kwok (built once, then seconds)"
         )
 
-    async def bring_up(self) -> None:
+    async def bring_up(self, say: Say) -> None:
         """Start the control plane, install, start the operator and the process that plays every replica's engine."""
         state = await asyncio.to_thread(cluster.up, self.name, cluster_folder(self.name))
+        say("install definitions and roles, start the operator and the simulated engines")
         self.admin = state.layout.admin_kubeconfig
         kubeconfig = await asyncio.to_thread(self._install, state)
         self._operator_port = _free_port()
@@ -130,10 +131,9 @@ class OwnSite:
         for process in self._processes:
             process.require_running()
 
-    async def take_down(self, *, keep: bool) -> None:
+    async def take_down(self, say: Say) -> None:
         """End processes and control plane."""
-        if keep:
-            return
+        say("end operator, engines and control plane")
         for process in reversed(self._processes):
             await process.end()
         await asyncio.to_thread(cluster.down, cluster_folder(self.name))

@@ -65,7 +65,7 @@ class Demo:
         """Run the demo; returns what happened."""
         self._say(self.site.about_start)
         try:
-            await self.site.bring_up()
+            await self.site.bring_up(self._say)
             async with self._stack, await KubernetesClient.from_kubeconfig(self.site.admin) as client:
                 for resource in PATHS:
                     await self._background(self.world.follow(client, resource))
@@ -74,8 +74,7 @@ class Demo:
                     return await self._act()
         finally:
             if not self.options.keep:
-                self._say("take down what was brought up")
-            await self.site.take_down(keep=self.options.keep)
+                await self.site.take_down(self._say)
 
     async def _act(self) -> DemoSummary:
         self._say(

@@ -5,9 +5,13 @@ loads where requests can reach replicas, and says where the operator's metrics a
 `kind_site.py`; neither decides anything. Failure: what cannot be brought up raises RuntimeError with what to do.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+Say = Callable[[str], None]
+"""Tells people what is being done now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +71,7 @@ class Site(Protocol):
         """What people are told of cold starts and arrivals."""
         ...
 
-    async def bring_up(self) -> None:
+    async def bring_up(self, say: Say) -> None:
         """Bring cluster and operator up."""
         ...
 
@@ -83,8 +87,8 @@ class Site(Protocol):
         """Raise RuntimeError if something that the demo needs has ended."""
         ...
 
-    async def take_down(self, *, keep: bool) -> None:
-        """End what `bring_up` and `start_load` started; with `keep` leave it running."""
+    async def take_down(self, say: Say) -> None:
+        """End what `bring_up` and `start_load` started, also where they have not come to their end."""
         ...
 
     def how_to_go_on(self) -> str:
