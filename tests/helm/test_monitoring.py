@@ -15,6 +15,7 @@ import yaml
 from chart import CHART, EVERYTHING, MONITORING, ROOT, Manifest, of_kind, rendered, the
 from control_plane.binaries import ensure
 from control_plane.programs import PROMTOOL
+from fleetpack.api.conditions import Reason
 from fleetpack.telemetry.metrics import FleetMetrics
 
 pytestmark = pytest.mark.cluster
@@ -129,6 +130,19 @@ def test_should_have_a_runbook_for_each_alert_and_for_nothing_else() -> None:
     assert {name: rule["annotations"]["runbook_url"] for name, rule in alerts().items()} == {
         name: f"RUNBOOKS#{name.lower()}" for name in alerts()
     }
+
+
+def test_should_have_a_runbook_for_what_nodes_and_plugins_say_without_an_alert() -> None:
+    silicon = pytest.importorskip("fleetpack.device_plugin.silicon", reason="this version has no device plugin")
+    told = [
+        Reason.CORES_SWAPPED,
+        Reason.CORES_MOVED,
+        Reason.NODE_LEAVING,
+        Reason.NODE_UNHEALTHY,
+        *silicon.RefusalReason,
+    ]
+    text = RUNBOOKS.read_text()
+    assert [str(reason) for reason in told if str(reason) not in text] == []
 
 
 @pytest.mark.parametrize("name", alerts())
