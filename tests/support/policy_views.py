@@ -51,6 +51,7 @@ def targets(**changes: Any) -> ReplicaTargets:
         "maximum_ongoing_requests": 16,
         "requests_per_second": 2.0,
         "kv_capacity_tokens": 16_000,
+        "tokens_per_request": 2_000.0,
         "kv_usage_scale": 1.0,
         "prompt_tokens": 100.0,
         "output_tokens": 50.0,

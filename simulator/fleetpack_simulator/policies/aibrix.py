@@ -2,8 +2,10 @@
 
 vllm-project/aibrix pkg/controller/podautoscaler/algorithm/apa.go (`computeTargetReplicas`), its controller (resync 10 s,
 `stabilizeRecommendation`), api/autoscaling/v1alpha1 (`observeWindowSeconds` 180). Tolerances 0.1, up and down by a factor of 2, no
-cooldown on the way up, 300 s on the way down, in which the highest recommendation counts. Use is ongoing requests per Pod, read from
-the Pods, averaged over the window; with no Pod there is no value, and it waits.
+cooldown on the way up, 300 s on the way down, in which the highest recommendation counts (as its documentation says; the source of 2026
+takes the lowest, which is no cooldown at all). While replicas are on their way `applyPendingReplicaGuard` of autoscaler.go takes them
+for idle on the way up and for just at the target on the way down. Use is ongoing requests per Pod, read from the Pods, averaged over
+the window; with no Pod there is no value, and it waits.
 """
 
 from __future__ import annotations
@@ -34,6 +36,17 @@ def recommendation(current: int, use: float, target: float) -> int:
     return current
 
 
+def guarded(current: int, ready: int, use: float, target: float) -> int:
+    """Return the recommendation for a use per ready Pod while `current - ready` replicas are on their way."""
+    recommended = recommendation(current, use, target)
+    pending = current - min(ready, current)
+    if pending == 0 or recommended == current:
+        return recommended
+    if recommended > current:
+        return min(recommended, max(current, math.ceil(use * (current - pending) / target)))
+    return max(recommended, min(current, math.ceil((use * (current - pending) + target * pending) / target)))
+
+
 class AibrixAutoscaler:
     """One PodAutoscaler with the strategy APA."""
 
@@ -48,7 +61,7 @@ class AibrixAutoscaler:
             return None if model.desired_replicas else model.minimum_replicas or None
         self._use.add(now_seconds, ongoing_in_pods(model) / len(model.pods))
         current = model.desired_replicas
-        wanted = bounded(recommendation(current, self._use.mean, self._target), model)
+        wanted = bounded(guarded(current, len(model.pods), self._use.mean, self._target), model)
         self._recommendations.add(now_seconds, wanted)
         return wanted if wanted >= current else min(current, int(self._recommendations.highest))
 

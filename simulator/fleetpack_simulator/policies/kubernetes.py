@@ -1,9 +1,11 @@
 """The HorizontalPodAutoscaler and KEDA.
 
 HPA: kubernetes.io/docs/tasks/run-application/horizontal-pod-autoscale ("Algorithm details", "Configurable scaling behavior"), and
-pkg/controller/podautoscaler in kubernetes/kubernetes. Every 15 s: ceil(current · metric / target), nothing within a tolerance of 0.1;
-Pods that are not ready, or whose metric is missing, count as 0 on the way up and as the target on the way down, and never turn the
-direction around. Up at once by at most 100 % or 4 Pods (the larger) in 15 s; down to the highest recommendation of 300 s.
+pkg/controller/podautoscaler in kubernetes/kubernetes. Every 15 s: ceil(current · metric / target), nothing within a tolerance of 0.1.
+Pods that run without a metric (an engine that loads its model answers nobody) count as 0 on the way up and as the target on the way
+down; pending ones as 0 on the way up, and not at all on the way down; neither turns the direction around. A Deployment makes all its
+Pods at once, so a replica that is wanted and has no machine yet is a pending Pod. Up at once by at most 100 % or 4 Pods (the larger)
+in 15 s; down to the highest recommendation of 300 s.
 
 KEDA: keda.sh/docs/latest/concepts/scaling-deployments. KEDA itself only goes between 0 and 1: it looks every 30 s and lets 300 s
 (`cooldownPeriod`) go by since the last activity before it takes the last replica; between 1 and N an HPA acts on KEDA's external
@@ -89,15 +91,16 @@ class Behavior:
 
     def _limited(self, now_seconds: float, current: int, wanted: int) -> int:
         if wanted > current:
-            return min(wanted, max(self._limit(policy, now_seconds, current, 1) for policy in self._up))
+            return min(wanted, max(current, *(self._limit(policy, now_seconds, current, 1) for policy in self._up)))
         if wanted < current:
-            return max(wanted, min(self._limit(policy, now_seconds, current, -1) for policy in self._down))
+            return max(wanted, min(current, *(self._limit(policy, now_seconds, current, -1) for policy in self._down)))
         return current
 
     def _limit(self, policy: ScalingPolicy, now_seconds: float, current: int, direction: int) -> int:
         """Return the replicas that one policy permits, counted from where its period began."""
         oldest = now_seconds - policy.period_seconds
-        begun = current - sum(change for at, change in self._changes if at > oldest and change * direction > 0)
+        # What was taken away within the period counts as well as what was added.
+        begun = current - sum(change for at, change in self._changes if at > oldest)
         if policy.unit is Unit.PODS:
             return begun + direction * policy.value
         share = 1.0 + direction * policy.value / 100.0
@@ -105,18 +108,21 @@ class Behavior:
         return math.ceil(begun * share) if direction > 0 else int(begun * share)
 
 
-def per_pod_recommendation(values: Mapping[str, float], target: float, current: int, not_ready: int) -> int | None:
-    """Return what a Pods metric recommends: `values` of ready Pods by name; None: no ready Pod has a value.
+def per_pod_recommendation(
+    values: Mapping[str, float], target: float, current: int, *, missing: int = 0, pending: int = 0
+) -> int | None:
+    """Return what a Pods metric recommends: `values` of Pods by name; None: no Pod has a value.
 
-    `not_ready` Pods have no value: those that start, and those that did not answer.
+    `missing` Pods run and have none: those that load, and those that did not answer; `pending` ones do not run yet.
     """
     if not values:
         return None
     ratio = sum(values.values()) / (len(values) * target)
-    if not_ready == 0:
+    ignored = pending if ratio > 1.0 else 0
+    if ignored + missing == 0:
         return current if abs(ratio - 1.0) <= TOLERANCE else math.ceil(ratio * len(values))
-    assumed = 0.0 if ratio > 1.0 else target * not_ready
-    count = len(values) + not_ready
+    assumed = target * missing if ratio < 1.0 else 0.0
+    count = len(values) + missing + ignored
     again = (sum(values.values()) + assumed) / (count * target)
     if abs(again - 1.0) <= TOLERANCE or (ratio < 1.0 < again) or (again < 1.0 < ratio):
         return current
@@ -145,8 +151,11 @@ class QueueDepthAutoscaler:
             # An HPA is off at zero replicas; somebody else has to start the first.
             return max(1, model.minimum_replicas)
         values = {pod.name: pod.waiting for pod in model.pods if pod.read_at_seconds is not None}
-        not_ready = model.starting_replicas + len(model.pods) - len(values)
-        recommended = per_pod_recommendation(values, model.target_queue_depth, current, not_ready)
+        missing = model.starting_replicas + len(model.pods) - len(values)
+        pending = max(0, current - len(model.pods) - model.starting_replicas)
+        recommended = per_pod_recommendation(
+            values, model.target_queue_depth, current, missing=missing, pending=pending
+        )
         if recommended is None:
             return None
         return self._behavior.apply(now_seconds, current, bounded(max(1, recommended), model))

@@ -1,12 +1,14 @@
 """llm-d's Workload Variant Autoscaler: saturation V1 (spare capacity) and V2 (tokens).
 
-V1: docs/saturation-analyzer.md. A replica is saturated at 80 % of its KV cache or 5 waiting requests, by the highest values of a
-minute. One more when the others have on average less than 0.10 of cache or 3 of queue to spare, unless replicas are still
-starting; one fewer when their load on one replica fewer would leave that much.
+V1: docs/saturation-analyzer.md, internal/saturation/analyzer.go. A replica is saturated at 80 % of its KV cache or 5 waiting requests,
+by the highest values of a minute. One more when the others have on average less than 0.10 of cache or 3 of queue to spare; one fewer
+when their load on one replica fewer would leave that much; nothing while the replicas that report are not as many as are wanted
+(`CalculateSaturationTargets`, "model in transition").
 
 V2: internal/engines/analyzers/saturation_v2/analyzer.go. Demand is tokens in use plus queued prompts; a replica's capacity is the
-smaller of 80 % of its cache and what it had in use when its queue was full. More at 85 % of what is there or coming, fewer at 70 %
-of what is ready.
+smaller of 80 % of its cache (k1) and what it can compute (k2): what it had in use when its queue was full, before that has happened
+what the engine's own arguments say (`estimateCapacityFromParams`, with vLLM's default of 8,192 tokens a step). More at 85 % of what is
+there or coming, fewer at 70 % of what is ready.
 
 Both decide every 15 s (`DefaultOptimizationInterval`), and an HPA with 60 s of stabilisation on the way down acts on the result, as
 the project's README advises.
@@ -34,6 +36,8 @@ KV_SPARE_TRIGGER = 0.10
 QUEUE_SPARE_TRIGGER = 3
 UP_THRESHOLD = 0.85
 DOWN_BOUNDARY = 0.70
+BATCHED_TOKENS = 8192.0
+"""`EffectiveMaxBatchedTokens` of a vLLM that nobody has told otherwise."""
 HISTORY_SAMPLES = 10
 """`RollingAverageWindowSize` of observed capacities."""
 
@@ -46,19 +50,21 @@ class ReplicaLoad:
     waiting: float
 
 
-def spare_capacity_decision(loads: Sequence[ReplicaLoad], starting: int) -> int:
-    """Return V1's target for the replicas that report, `loads`, while `starting` more are on their way."""
+def spare_capacity_decision(loads: Sequence[ReplicaLoad], wanted: int) -> int:
+    """Return V1's target for the replicas that report, `loads`, when `wanted` have been asked for."""
     replicas = len(loads)
+    if replicas != wanted:
+        # Cascade prevention: who is on the way has to report first, or to be gone.
+        return wanted
     open_loads = [load for load in loads if load.kv_cache_usage < KV_CACHE_THRESHOLD and load.waiting < QUEUE_THRESHOLD]
     count = len(open_loads)
     kv_total = sum(load.kv_cache_usage for load in open_loads)
     queue_total = sum(load.waiting for load in open_loads)
     if not open_loads or _is_short(kv_total / count, queue_total / count):
-        # Cascade prevention: one that is on its way has to report first.
-        return replicas + starting if starting else replicas + 1
-    if count >= 2 and not starting and not _is_short(kv_total / (count - 1), queue_total / (count - 1)):
+        return replicas + 1
+    if count >= 2 and not _is_short(kv_total / (count - 1), queue_total / (count - 1)):
         return replicas - 1
-    return replicas + starting
+    return replicas
 
 
 def _is_short(kv_cache_usage: float, waiting: float) -> bool:
@@ -92,7 +98,7 @@ class SpareCapacityAutoscaler:
         if not known:
             return None if model.desired_replicas else max(1, model.minimum_replicas)
         loads = [self._peak(now_seconds, pod) for pod in known]
-        wanted = bounded(max(1, spare_capacity_decision(loads, model.starting_replicas)), model)
+        wanted = bounded(max(1, spare_capacity_decision(loads, model.desired_replicas)), model)
         return self._behavior.apply(now_seconds, model.desired_replicas, wanted)
 
     def _peak(self, now_seconds: float, pod: PodView) -> ReplicaLoad:
@@ -119,17 +125,27 @@ class TokenAutoscaler:
         capacities = [self.capacity(usage, pod.waiting) for usage, pod in zip(usages, known, strict=True)]
         in_use = sum(usages) * self._targets.kv_capacity_tokens
         queued = (sum(pod.waiting for pod in known) + model.held) * self._targets.prompt_tokens
-        wanted = bounded(max(1, token_decision(capacities, in_use + queued, model.starting_replicas)), model)
+        coming = max(model.starting_replicas, model.desired_replicas - len(known))
+        wanted = bounded(max(1, token_decision(capacities, in_use + queued, coming)), model)
         return self._behavior.apply(now_seconds, model.desired_replicas, wanted)
 
     def capacity(self, kv_cache_usage: float, waiting: float) -> float:
-        """Return the tokens that a replica holds: by memory, or by what it had in use when its queue was full."""
+        """Return the tokens that a replica holds: by memory, or by what it can compute, if that is less."""
         by_memory = KV_CACHE_THRESHOLD * self._targets.kv_capacity_tokens
         in_use = kv_cache_usage * self._targets.kv_capacity_tokens
         if waiting >= QUEUE_THRESHOLD and in_use > 0:
             self._observed.append(in_use)
             return min(by_memory, in_use)
-        return min(by_memory, sum(self._observed) / len(self._observed)) if self._observed else by_memory
+        if self._observed:
+            return min(by_memory, sum(self._observed) / len(self._observed))
+        return min(by_memory, steady_tokens(self._targets))
+
+
+def steady_tokens(targets: ReplicaTargets) -> float:
+    """Return what the analyzer derives from an engine's arguments: the tokens of as many requests as its steps can keep going."""
+    prompt, output = targets.prompt_tokens, targets.output_tokens
+    requests = min(BATCHED_TOKENS * output / (prompt + output), targets.maximum_ongoing_requests)
+    return requests * targets.tokens_per_request
 
 
 def _known(model: ModelView) -> list[PodView]:

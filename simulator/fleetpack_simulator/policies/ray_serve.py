@@ -2,7 +2,8 @@
 
 ray-project/ray python/ray/serve/autoscaling_policy.py (`_core_replica_queue_length_policy`, `_apply_delay_logic`,
 `_get_cold_start_scale_up_replicas`) and `AutoscalingConfig` (docs.ray.io): mean over a look-back of 30 s, `upscale_delay_s` 30,
-`downscale_delay_s` 600, also for the last replica. One opposite decision begins the count anew. The original decides every 0.1 s on
+`downscale_delay_s` 600, also for the last replica. One opposite decision begins the count anew. While no replica runs it asks for one
+at once and for no more until that runs (`current_num_replicas` counts running ones). The original decides every 0.1 s on
 metrics that come every 10 s; here it decides every 2 s, so a delay is exact to 2 s.
 """
 
@@ -39,8 +40,8 @@ class RayServeAutoscaler:
     def scale(self, ongoing: float, model: ModelView) -> int:
         """Return the wanted replicas for a mean of ongoing requests."""
         current = model.desired_replicas
-        if current == 0:
-            return 1 if ongoing > 0.0 else 0
+        if not model.pods:
+            return max(1, current) if ongoing > 0.0 else current
         # Running replicas cancel out of "running · (ongoing / (target · running))".
         wanted = bounded(math.ceil(ongoing / self._target), model)
         if wanted > current:

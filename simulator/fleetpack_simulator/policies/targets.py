@@ -35,6 +35,8 @@ class ReplicaTargets:
     """What a replica serves at the target."""
     kv_capacity_tokens: int
     """Tokens that the KV cache can ever hold: on static shapes, what the compiled batch reserves."""
+    tokens_per_request: float
+    """Of the cache, that one request takes on average: on static shapes, a whole window."""
     kv_usage_scale: float
     """A Pod's share of memory in use, times this, is the share of that capacity."""
     prompt_tokens: float
@@ -69,6 +71,7 @@ def targets_of(profile: ServingProfile, load: Iterable[Request]) -> ReplicaTarge
         maximum_ongoing_requests=slots,
         requests_per_second=_requests_per_second(profile, ongoing, prompt, output),
         kv_capacity_tokens=usable_tokens,
+        tokens_per_request=float(profile.window_tokens) if profile.hardware.static_shapes else prompt + output / 2,
         kv_usage_scale=profile.kv_capacity_tokens / usable_tokens,
         prompt_tokens=prompt,
         output_tokens=output,
@@ -85,6 +88,7 @@ def _batch_targets(profile: BatchProfile, prompt: float, output: float) -> Repli
         requests_per_second=ongoing / batch_seconds(profile),
         # There is no cache; what a policy counts in tokens is worth as much as the places are.
         kv_capacity_tokens=max(1, round(slots * prompt)),
+        tokens_per_request=prompt,
         kv_usage_scale=1.0,
         prompt_tokens=prompt,
         output_tokens=output,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fleetpack_simulator.policies.aibrix import AibrixAutoscaler
+from fleetpack_simulator.policies.aibrix import AibrixAutoscaler, guarded
 from fleetpack_simulator.policies.aibrix import recommendation as aibrix_recommendation
 from fleetpack_simulator.policies.dynamo import DynamoAutoscaler, load_decision
 from fleetpack_simulator.policies.knative import KnativeAutoscaler
@@ -37,13 +37,36 @@ def test_should_keep_the_number_when_static() -> None:
 @pytest.mark.parametrize(("value", "expected"), [(0.2, 8), (0.05, 2), (0.11, 4), (0.09, 4), (0.111, 5)])
 def test_should_scale_by_the_ratio_like_hpa(value: float, expected: int) -> None:
     values = {f"pod-{index}": value for index in range(4)}
-    assert per_pod_recommendation(values, 0.1, current=4, not_ready=0) == expected
+    assert per_pod_recommendation(values, 0.1, current=4) == expected
 
 
 # kubernetes.io, Algorithm details: Pods that are not ready count as 0 on the way up, and never turn the direction around.
 def test_should_count_starting_pods_as_idle_on_the_way_up_like_hpa() -> None:
-    assert per_pod_recommendation({"a": 0.4, "b": 0.4}, 0.2, current=3, not_ready=1) == 4
-    assert per_pod_recommendation({"a": 0.25, "b": 0.25}, 0.2, current=3, not_ready=1) == 3
+    assert per_pod_recommendation({"a": 0.4, "b": 0.4}, 0.2, current=3, pending=1) == 4
+    assert per_pod_recommendation({"a": 0.25, "b": 0.25}, 0.2, current=3, pending=1) == 3
+
+
+# The same place and calcPlainMetricReplicas: on the way down Pods without a metric count as the target, pending ones not at all.
+@pytest.mark.parametrize(("missing", "pending", "expected"), [(0, 0, 1), (2, 0, 3), (0, 2, 1), (1, 1, 2)])
+def test_should_take_silent_pods_for_busy_on_the_way_down_like_hpa(missing: int, pending: int, expected: int) -> None:
+    values = {"a": 1.0, "b": 1.0}
+    assert per_pod_recommendation(values, 2.0, current=4, missing=missing, pending=pending) == expected
+
+
+# calcPlainMetricReplicas over a rollout that waits for machines: 8 of 10 Pods are pending, so the two that are full ask for no fewer.
+def test_should_count_replicas_without_a_machine_as_pending_pods_like_hpa() -> None:
+    autoscaler = QueueDepthAutoscaler()
+    full = tuple(pod_view(index, waiting=2.0) for index in range(2))
+    wanted = {at: autoscaler.decide(float(at), model_view(pods=full, desired_replicas=10)) for at in range(0, 600, 15)}
+    assert set(wanted.values()) == {10}
+
+
+# calculateScaleUpLimitWithScalingRules: a period began with the replicas before all of its changes, of either direction.
+def test_should_count_what_was_taken_away_in_the_same_period_like_hpa() -> None:
+    behavior = Behavior(
+        up=(ScalingPolicy(unit=Unit.PODS, value=4, period_seconds=60.0),), down_stabilization_seconds=0.0
+    )
+    assert [behavior.apply(0.0, 10, 2), behavior.apply(15.0, 2, 30), behavior.apply(60.0, 14, 30)] == [2, 14, 14]
 
 
 # kubernetes.io, "Scaling policies": 4 Pods or 10 % a minute, from 80 to 10: 8 go first, then 8 of 72 (7.2 rounded up), by 4 below 40.
@@ -128,6 +151,22 @@ def test_should_scale_by_use_per_pod_like_aibrix(current: int, use: float, expec
     assert aibrix_recommendation(current, use, 30.0) == expected
 
 
+# autoscaler_pending_guard: TestComputeDesiredReplicasAdjustsKPAAPAConservativelyWhenReplicasPending and ...WhenNoReplicasPending.
+@pytest.mark.parametrize(("use", "ready", "expected"), [(90, 2, 4), (10, 2, 3), (90, 4, 8)])
+def test_should_take_replicas_on_their_way_into_account_like_aibrix(use: float, ready: int, expected: int) -> None:
+    assert guarded(4, ready, use, 50.0) == expected
+
+
+def test_should_not_double_again_while_replicas_start_like_aibrix() -> None:
+    autoscaler = AibrixAutoscaler(10.0)
+    busy = (pod_view(0, running=10.0, waiting=20.0),)
+    seen = [
+        autoscaler.decide(10.0 * tick, model_view(pods=busy, desired_replicas=2 if tick else 1)) for tick in range(6)
+    ]
+    # Thirty requests for a target of ten are three replicas, however long the second and third take to start.
+    assert seen == [2, 3, 3, 3, 3, 3]
+
+
 def test_should_hold_for_the_cooldown_on_the_way_down_like_aibrix() -> None:
     autoscaler = AibrixAutoscaler(10.0)
     busy = model_view(pods=tuple(pod_view(index, running=10.0) for index in range(4)))
@@ -138,22 +177,25 @@ def test_should_hold_for_the_cooldown_on_the_way_down_like_aibrix() -> None:
 
 # docs/saturation-analyzer.md, "Scale-Up Decision", "Scale-Down Safety Simulation" and the worked two-step example (2 ready: 3).
 @pytest.mark.parametrize(
-    ("loads", "starting", "expected"),
+    ("loads", "wanted", "expected"),
     [
-        (((0.75, 0), (0.72, 0)), 0, 3),
-        (((0.40, 3), (0.40, 3)), 0, 3),
-        (((0.75, 0), (0.72, 0)), 1, 3),
-        (((0.90, 9),), 0, 2),
-        (((0.40, 1), (0.40, 1)), 0, 2),
-        (((0.30, 0), (0.30, 0)), 0, 1),
-        (((0.20, 0),), 0, 1),
+        (((0.75, 0), (0.72, 0)), 2, 3),
+        (((0.40, 3), (0.40, 3)), 2, 3),
+        (((0.75, 0), (0.72, 0)), 3, 3),
+        (((0.90, 9),), 1, 2),
+        (((0.40, 1), (0.40, 1)), 2, 2),
+        (((0.30, 0), (0.30, 0)), 2, 1),
+        (((0.20, 0),), 1, 1),
+        # "Model in transition": what has been asked for stays, upwards and downwards.
+        (((0.30, 0), (0.30, 0)), 5, 5),
+        (((0.90, 9), (0.90, 9), (0.90, 9)), 2, 2),
     ],
 )
 def test_should_go_by_spare_capacity_like_wva_v1(
-    loads: tuple[tuple[float, float], ...], starting: int, expected: int
+    loads: tuple[tuple[float, float], ...], wanted: int, expected: int
 ) -> None:
     replicas = [ReplicaLoad(kv_cache_usage=cache, waiting=queue) for cache, queue in loads]
-    assert spare_capacity_decision(replicas, starting) == expected
+    assert spare_capacity_decision(replicas, wanted) == expected
 
 
 def test_should_add_one_replica_every_fifteen_seconds_at_most_like_wva_v1() -> None:
@@ -173,6 +215,24 @@ def test_should_learn_the_capacity_of_a_full_replica_like_wva_v2() -> None:
     autoscaler = TokenAutoscaler(targets(kv_capacity_tokens=16_000))
     seen = [autoscaler.capacity(5_000 / 16_000, 0), autoscaler.capacity(0.5, 6), autoscaler.capacity(6_000 / 16_000, 2)]
     assert seen == [12_800, 8_000, 8_000]
+
+
+# saturation_v2/analyzer.go, `estimateCapacityFromParams`: min(8192 · O / (I + O), S) requests of their tokens, until a queue was full.
+@pytest.mark.parametrize(
+    ("prompt", "output", "expected"),
+    [(100.0, 50.0, 8 * 125.0), (8_000.0, 192.0, 8 * 8_096.0), (8_190.0, 2.0, 2 * 8_191.0)],
+)
+def test_should_derive_the_capacity_from_the_engines_arguments_like_wva_v2(
+    prompt: float, output: float, expected: float
+) -> None:
+    asked = targets(
+        prompt_tokens=prompt,
+        output_tokens=output,
+        maximum_ongoing_requests=8,
+        tokens_per_request=prompt + output / 2,
+        kv_capacity_tokens=1_000_000,
+    )
+    assert TokenAutoscaler(asked).capacity(0.001, 0) == expected
 
 
 # saturation_v2/analyzer.go, Phase 4: demand / 0.85 over what is anticipated, demand / 0.70 under what is ready.
@@ -227,6 +287,15 @@ def test_should_count_anew_after_a_decision_the_other_way_like_ray_serve() -> No
     autoscaler.scale(0.0, model_view(2, maximum_replicas=4))
     again = [autoscaler.scale(100.0, model_view(2, maximum_replicas=4)) for _ in range(16)]
     assert again == [2] * 15 + [4]
+
+
+# `current_num_replicas` are the running ones: from none it asks for one at once, and for no more until that one runs.
+def test_should_ask_for_one_until_the_first_replica_runs_like_ray_serve() -> None:
+    autoscaler = RayServeAutoscaler(1.0)
+    seen = [autoscaler.scale(50.0, model_view(0, desired_replicas=1 if tick else 0)) for tick in range(60)]
+    assert set(seen) == {1}
+    runs = [autoscaler.scale(50.0, model_view(1)) for _ in range(16)]
+    assert runs == [1] * 15 + [50]
 
 
 # ai-dynamo/dynamo, tests of the builtin load plugin: any engine over its cache, 2 to 3; between 60 and 100 %, 2; all below, 1.
