@@ -21,7 +21,8 @@ from fleetpack_simulator.report.comparison import FLEETPACK, Comparison, policy_
 from fleetpack_simulator.report.page import page_of
 from fleetpack_simulator.report.payload import payload_of
 from fleetpack_simulator.report.records import load_of, record_of
-from fleetpack_simulator.scenarios.loading import Scenario, load_scenario
+from fleetpack_simulator.scenarios.changes import change_entry
+from fleetpack_simulator.scenarios.loading import Scenario, fault_entry, load_scenario
 from fleetpack_simulator.scenarios.manifests import ScenarioError
 from fleetpack_simulator.scenarios.summary import ModelSummary, RunSummary, summarize
 from fleetpack_simulator.scenarios.swarm import SwarmOutcome, play_seed
@@ -170,8 +171,10 @@ _ROWS: tuple[tuple[str, Any], ...] = (
 
 
 def as_json_text(summary: RunSummary, result: RunResult) -> str:
-    """Return summary, series, placements and decisions as JSON, the same bytes for the same run."""
+    """Return summary, faults, edits, series, placements and decisions as JSON, the same bytes for the same run."""
     content = summary.as_json()
+    content["faults"] = [fault_entry(fault) for fault in result.setting.faults]
+    content["changes"] = [change_entry(change) for change in result.setting.changes]
     content["series"] = {
         key: [
             [one.at_seconds, one.desired, one.live, one.ready, one.waiting, one.running, round(one.usd_per_hour, 6)]
@@ -202,12 +205,22 @@ def as_json_text(summary: RunSummary, result: RunResult) -> str:
 @click.option("--seeds", type=click.IntRange(min=1), default=100, show_default=True, help="How many worlds to draw.")
 @click.option("--first", type=int, default=0, show_default=True, help="The first seed.")
 @click.option("--seed", type=int, help="Play this one seed only, with its decisions.")
-def swarm(seeds: int, first: int, seed: int | None) -> None:
+@click.option(
+    "--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write everything of --seed here."
+)
+def swarm(seeds: int, first: int, seed: int | None, json_path: Path | None) -> None:
     """Draw fleets, loads, options and faults from seeds; check the rules under faults, and that all ends well without them."""
+    if json_path is not None and seed is None:
+        raise click.UsageError("--json writes one world: name it with --seed")
     if seed is not None:
         outcome = play_seed(seed)
         print_decisions(outcome.result.decisions)
         _tell(outcome)
+        for change in outcome.result.setting.changes:
+            click.echo(f"  change: {json.dumps(change_entry(change), sort_keys=True)}")
+        if json_path is not None:
+            summary = summarize(outcome.result, scenario=f"swarm-{seed}", policy=FLEETPACK)
+            json_path.write_text(as_json_text(summary, outcome.result), encoding="utf-8")
         raise SystemExit(1 if outcome.violations else 0)
     failed: list[int] = []
     with Progress(console=Console(stderr=True), transient=True) as bar:

@@ -12,6 +12,7 @@
     startup: {default/chat: 90s}                                    instead of what the manifest says
     delays: {imagePull: 20s, ...}                                   see world/setting.py
     faults: [{kind: node-failure, at: 5m}, {kind: metrics-missing, at: 8m, duration: 1m, share: 0.5}]
+    changes: [{at: 9m, deployment: default/chat, maxReplicas: 8}]   see scenarios/changes.py
 
 A `file` is relative to this file, else to the folder of traces that was named; a trace given for a model replaces the file or generator
 of its load, and whatever else the load says (`at`, `speed`, `scale`) holds for it too. `scale` multiplies the number of requests: below
@@ -30,9 +31,9 @@ from typing import Any
 
 import yaml
 
-from fleetpack.api.values import Duration
 from fleetpack.core.fleet import Node
-from fleetpack_simulator.scenarios.manifests import Manifests, ScenarioError, machines
+from fleetpack_simulator.scenarios.changes import read_changes
+from fleetpack_simulator.scenarios.manifests import Manifests, ScenarioError, machines, seconds_of
 from fleetpack_simulator.workload import GENERATORS, GeneratorOptions, Request, compress, generate, read_trace, within
 from fleetpack_simulator.world.faults import Fault, FaultKind
 from fleetpack_simulator.world.setting import Delays, ModelSetting, WorldSetting
@@ -51,6 +52,7 @@ _FIELDS = {
     "startup",
     "delays",
     "faults",
+    "changes",
 }
 _LOAD_FIELDS = {"file", "generator", "options", "speed", "scale", "start", "duration", "at"}
 
@@ -138,9 +140,9 @@ def _add_file(manifests: Manifests, path: Path) -> None:
 
 
 def _setting(given: Mapping[str, Any], manifests: Manifests, path: Path, seed: int) -> WorldSetting:
-    duration_seconds = _seconds(given.get("duration", "10m"), "duration")
+    duration_seconds = seconds_of(given.get("duration", "10m"), "duration")
     pools = manifests.understood_pools()
-    startup = {_key(name): _seconds(value, f"startup.{name}") for name, value in (given.get("startup") or {}).items()}
+    startup = {_key(name): seconds_of(value, f"startup.{name}") for name, value in (given.get("startup") or {}).items()}
     understood = manifests.models(pools, startup)
     loads = {_key(name): value for name, value in (given.get("loads") or {}).items()}
     unknown = sorted((set(loads) | set(startup)) - {model.deployment.key for model in understood})
@@ -175,9 +177,14 @@ def _setting(given: Mapping[str, Any], manifests: Manifests, path: Path, seed: i
         nodes=tuple(nodes),
         boots=manifests.boots(),
         faults=tuple(_fault(entry) for entry in given.get("faults") or ()),
+        changes=read_changes(
+            given.get("changes") or (),
+            {model.deployment.key: model.deployment for model in understood},
+            f"scenario {path}: changes",
+        ),
         delays=_delays(given.get("delays") or {}),
         duration_seconds=duration_seconds,
-        tail_seconds=_seconds(given.get("tail", "5m"), "tail"),
+        tail_seconds=seconds_of(given.get("tail", "5m"), "tail"),
         seed=seed,
     )
 
@@ -194,13 +201,13 @@ def _load(
         raise ScenarioError(
             f"loads: {file}: cannot be read: it is not there; --traces FOLDER or --trace MODEL=FILE says where"
         )
-    at_seconds = _seconds(entry.get("at", "0s"), "loads: at")
-    length_seconds = _seconds(entry["duration"], "loads: duration") if "duration" in entry else duration_seconds
+    at_seconds = seconds_of(entry.get("at", "0s"), "loads: at")
+    length_seconds = seconds_of(entry["duration"], "loads: duration") if "duration" in entry else duration_seconds
     speed = float(entry.get("speed", 1.0))
     try:
         if "file" in entry:
             requests = read_trace(folder / entry["file"])
-            start_seconds = _seconds(entry.get("start", "0s"), "loads: start")
+            start_seconds = seconds_of(entry.get("start", "0s"), "loads: start")
             requests = within(requests, start_seconds, length_seconds * speed)
         else:
             requests = generate(entry["generator"], _options(entry, length_seconds * speed, seeds))
@@ -247,7 +254,7 @@ def _delays(given: Mapping[str, Any]) -> Delays:
     for name, value in given.items():
         base = re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
         if f"{base}_seconds" in known:
-            values[f"{base}_seconds"] = _seconds(value, f"delays.{name}")
+            values[f"{base}_seconds"] = seconds_of(value, f"delays.{name}")
         elif base in known:
             values[base] = float(value)
         else:
@@ -260,17 +267,31 @@ def _fault(entry: Mapping[str, Any]) -> Fault:
     try:
         return Fault(
             kind=FaultKind(str(entry.get("kind"))),
-            at_seconds=_seconds(entry.get("at", "0s"), "faults: at"),
-            duration_seconds=_seconds(entry.get("duration", "0s"), "faults: duration"),
+            at_seconds=seconds_of(entry.get("at", "0s"), "faults: at"),
+            duration_seconds=seconds_of(entry.get("duration", "0s"), "faults: duration"),
             target=str(entry.get("target", "")),
             share=float(entry.get("share", 1.0)),
-            seconds=_seconds(entry.get("delay", "0s"), "faults: delay"),
+            seconds=seconds_of(entry.get("delay", "0s"), "faults: delay"),
             factor=float(entry.get("factor", 1.0)),
             cores=int(entry.get("cores", 2)),
         )
     except ValueError as error:
         kinds = ", ".join(kind.value for kind in FaultKind)
         raise ScenarioError(f"faults: {error} (kinds: {kinds})") from error
+
+
+def fault_entry(fault: Fault) -> dict[str, Any]:
+    """Return a fault as it stands in a scenario file."""
+    return {
+        "kind": fault.kind.value,
+        "at": fault.at_seconds,
+        "duration": fault.duration_seconds,
+        "target": fault.target,
+        "share": fault.share,
+        "delay": fault.seconds,
+        "factor": fault.factor,
+        "cores": fault.cores,
+    }
 
 
 def _known(given: Any, known: set[str], where: str) -> None:
@@ -283,13 +304,3 @@ def _known(given: Any, known: set[str], where: str) -> None:
 
 def _key(name: str) -> str:
     return name if "/" in name else f"default/{name}"
-
-
-def _seconds(value: object, where: str) -> float:
-    """Read a Go duration, or a number of seconds."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    try:
-        return Duration.parse(str(value)).seconds
-    except ValueError as error:
-        raise ScenarioError(f"{where}: {error}") from error

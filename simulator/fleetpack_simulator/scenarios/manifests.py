@@ -15,6 +15,7 @@ from typing import Any
 from fleetpack.api.accelerator_pool import AcceleratorPool
 from fleetpack.api.inference_deployment import InferenceDeployment
 from fleetpack.api.inference_deployment import Variant as VariantSpecification
+from fleetpack.api.values import Duration
 from fleetpack.catalog import Catalog, InstanceType, load_catalog
 from fleetpack.core.deployments import Deployment
 from fleetpack.core.fleet import Node
@@ -200,3 +201,13 @@ def _startup_seconds(resource: InferenceDeployment, variant: VariantSpecificatio
         return float(annotation)
     prior = variant.performance.startup
     return DEFAULT_STARTUP_SECONDS if prior is None else prior.seconds
+
+
+def seconds_of(value: object, where: str) -> float:
+    """Read a Go duration, or a number of seconds."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    try:
+        return Duration.parse(str(value)).seconds
+    except ValueError as error:
+        raise ScenarioError(f"{where}: {error}") from error

@@ -322,4 +322,8 @@ class World:
 def _numbers_by_hand(setting: WorldSetting) -> WorldSetting:
     """Return the setting in which somebody else than the planner says how many replicas there are."""
     models = tuple(replace(model, deployment=replace(model.deployment, mode=Mode.MANUAL)) for model in setting.models)
-    return replace(setting, models=models)
+    changes = tuple(
+        replace(change, fields=tuple(field for field in change.fields if field[0] not in ("mode", "replicas")))
+        for change in setting.changes
+    )
+    return replace(setting, models=models, changes=changes)

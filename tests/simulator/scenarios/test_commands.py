@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from fleetpack_simulator.cli import main
-from fleetpack_simulator.scenarios import play_seed, summarize
+from fleetpack_simulator.scenarios import draw_setting, play_seed, summarize
+from fleetpack_simulator.scenarios.changes import read_changes
 from fleetpack_simulator.scenarios.summary import changes_of
 from fleetpack_simulator.world import simulate
 from fleetpack_simulator.world.simulation import Point
@@ -34,12 +38,49 @@ def test_should_print_a_table_and_write_everything_as_json(tmp_path: Path) -> No
     assert 60 <= len(content["series"]["default/chat"]) <= content["plans"]
 
 
-def test_should_write_the_same_bytes_twice(tmp_path: Path) -> None:
-    path, texts = write(tmp_path, SHORT), []
-    for name in ("a.json", "b.json"):
-        CliRunner().invoke(main, ["run", str(path), "--json", str(tmp_path / name)])
-        texts.append((tmp_path / name).read_bytes())
-    assert texts[0] == texts[1]
+_BYTES = """
+import hashlib, sys
+from pathlib import Path
+from click.testing import CliRunner
+from fleetpack_simulator.cli import main
+scenario, out, times = sys.argv[1], sys.argv[2], int(sys.argv[3])
+for arguments in (["run", scenario], ["run", scenario, "--policy", "hpa"], ["swarm", "--seed", "86"]) * times:
+    answer = CliRunner().invoke(main, [*arguments, "--json", out])
+    assert answer.exit_code == 0, answer.output
+    print(hashlib.sha256(Path(out).read_bytes()).hexdigest())
+"""
+"""Plays a scenario, a peer's policy, and a world of the swarm with faults and edits, and prints what their bytes add up to."""
+
+
+def test_should_write_the_same_bytes_twice_whatever_the_hash_seed(tmp_path: Path) -> None:
+    edits = "{at: 30s, deployment: chat, minReplicas: 2}, {at: 50s, deployment: chat, template: v2}"
+    path = write(tmp_path, f"{SHORT}\nchanges: [{edits}]")
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", _BYTES, str(path), str(tmp_path / f"{seed}.json"), times],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for seed, times in (("0", "2"), ("4711", "1"))
+    ]
+    both, other = (run.communicate(timeout=60)[0].split() for run in runs)
+    assert [run.returncode for run in runs] == [0, 0]
+    assert (both[:3], both[3:], len(set(both))) == (other, other, 3)
+
+
+def test_should_show_the_edits_of_a_world_as_they_would_stand_in_a_scenario(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+
+    answer = CliRunner().invoke(main, ["swarm", "--seed", "86", "--json", str(out)])
+
+    changes = json.loads(out.read_text())["changes"]
+    assert changes
+    assert all(f"change: {json.dumps(change, sort_keys=True)}" in answer.output for change in changes)
+    deployments = {model.deployment.key: model.deployment for model in draw_setting(86).models}
+    assert read_changes(changes, deployments, "here") == tuple(
+        sorted(draw_setting(86).changes, key=lambda change: (change.at_seconds, change.deployment))
+    )
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 
 import pytest
 
+from fleetpack.core.deployments import Mode
 from fleetpack_simulator.scenarios import ScenarioError, load_scenario
 from fleetpack_simulator.scenarios.loading import scaled
 from fleetpack_simulator.workload import Request
-from fleetpack_simulator.world import Fault, FaultKind
+from fleetpack_simulator.world import Fault, FaultKind, SpecChange
 from scenario_files import MANIFESTS, write
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -117,3 +119,36 @@ def test_should_name_the_field_of_a_bad_manifest(tmp_path: Path) -> None:
 def test_should_read_every_example(path: Path) -> None:
     setting = load_scenario(path).setting
     assert any(model.load for model in setting.models)
+
+
+def test_should_read_edits_of_specs_in_the_order_of_time(tmp_path: Path) -> None:
+    text = """duration: 1m
+changes:
+- {at: 40s, deployment: chat}
+- {at: 10s, deployment: default/chat, minReplicas: 2, maxReplicas: 5, mode: Manual, replicas: 3}
+- {at: 20s, deployment: chat, template: v2}
+- {at: 30s, deployment: chat, deleted: true}"""
+    edits = (("minimum_replicas", 2), ("maximum_replicas", 5), ("mode", Mode.MANUAL), ("replicas", 3))
+    assert load_scenario(write(tmp_path, text)).setting.changes == (
+        SpecChange(at_seconds=10.0, deployment="default/chat", fields=edits),
+        SpecChange(at_seconds=20.0, deployment="default/chat", template_hash="v2"),
+        SpecChange(at_seconds=30.0, deployment="default/chat", deleted=True),
+        SpecChange(at_seconds=40.0, deployment="default/chat"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ("{at: 1s}", "deployment must be given"),
+        ("{at: 1s, deployment: other}", "default/other: no InferenceDeployment of that name"),
+        ("{at: 1s, deployment: chat, cores: 4}", "cores is not known; known are at, deleted"),
+        ("{at: 1s, deployment: chat, minReplicas: 99}", "minReplicas 99 and maxReplicas"),
+        ("{at: 1s, deployment: chat, mode: Fast}", "mode: 'Fast' is not a valid Mode"),
+        ("{at: 1s, deployment: chat, deleted: true, replicas: 1}", "what is deleted has no replicas"),
+        ("{at: soon, deployment: chat}", "changes: at:"),
+    ],
+)
+def test_should_refuse_an_edit_that_makes_no_sense(tmp_path: Path, entry: str, told: str) -> None:
+    with pytest.raises(ScenarioError, match=re.escape(told)):
+        load_scenario(write(tmp_path, f"duration: 1m\nchanges: [{entry}]"))
