@@ -45,8 +45,8 @@ def install(client: ApiClient) -> None:
     _wait_for_crds(client)
 
 
-def rendered_chart() -> list[dict[str, Any]]:
-    """Return what the chart installs beside the operator's own Deployment."""
+def rendered_chart(*settings: str) -> list[dict[str, Any]]:
+    """Return what the chart installs beside the operator's own Deployment, with further `--set` values."""
     helm = binaries.ensure((HELM,))[HELM.name]
     command = [
         str(helm),
@@ -55,6 +55,7 @@ def rendered_chart() -> list[dict[str, Any]]:
         str(CHART),
         f"--namespace={NAMESPACE}",
         "--set=simulation.enabled=true",
+        *(f"--set={setting}" for setting in settings),
     ]
     for template in _TEMPLATES:
         command += ["--show-only", template]

@@ -50,6 +50,7 @@ class RequestRecord:
     query: Mapping[str, str]
     user_agent: str
     body: bytes
+    content_type: str = ""
     status: int | None = None
 
     @property
@@ -269,6 +270,7 @@ class FaultProxy:
             query=dict(request.query),
             user_agent=request.headers.get("User-Agent", ""),
             body=await request.read(),
+            content_type=request.headers.get("Content-Type", ""),
         )
         self.requests.append(record)
         hook = self._next_hook(record)
