@@ -9,12 +9,14 @@ What cannot be answered is a `Misfit` with a reason.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fleetpack_simulator.engine import EngineProfile, prefill_seconds
 from fleetpack_simulator.engine.performance import (
+    context_bucket,
     context_token_seconds,
     decode_step_seconds,
+    live_sequence_seconds,
     pass_seconds,
     sequence_seconds,
 )
@@ -239,22 +241,30 @@ def _limit(profile: EngineProfile, load: Sequence[Request], replicas: int) -> st
     if prefill >= decode:
         return f"prefill: {prefill / (prefill + decode):.0%} of its work"
     tokens = sum(one.prompt_tokens + one.output_tokens // 2 for one in load) // len(load)
-    return f"decode: {decode / (prefill + decode):.0%} of its work, most of it {_decode_part(profile, tokens)}"
+    return (
+        f"decode: {decode / (prefill + decode):.0%} of its work, most of it {_largest(decode_parts(profile, tokens))}"
+    )
 
 
-def _decode_part(profile: EngineProfile, tokens: int) -> str:
-    """Return which part of a decode step takes longest."""
+def decode_parts(profile: EngineProfile, tokens: int) -> dict[str, float]:
+    """Return what a decode step of a full batch consists of, in seconds, at a mean context of so many tokens."""
     batch = profile.maximum_batch if profile.hardware.static_shapes else slots_of(profile, tokens)
-    whole = pass_seconds(profile, batch)
-    latency = profile.model.layers * profile.coefficients.layer_seconds
-    if profile.devices > 1:
-        latency += profile.model.layers * profile.coefficients.collective_seconds
-    parts = {
-        "reading weights (memory bandwidth)": whole - latency,
-        "latency of layers and collectives": latency,
-        "reading the KV cache (memory bandwidth)": batch * tokens * context_token_seconds(profile),
-        "computing": batch * sequence_seconds(profile),
+    # Without latencies a pass is only the read of its weights; the rest is theirs, among devices or among the cores of one.
+    silent = replace(profile.coefficients, layer_seconds=0.0, collective_seconds=0.0)
+    weights = pass_seconds(replace(profile, coefficients=silent), batch)
+    sampling = live_sequence_seconds(profile)
+    return {
+        "reading weights (memory bandwidth)": weights,
+        "latency of layers and collectives": pass_seconds(profile, batch) - weights,
+        "reading the KV cache (memory bandwidth)": batch
+        * context_bucket(profile, tokens)
+        * context_token_seconds(profile),
+        "computing": batch * (sequence_seconds(profile) - sampling),
+        "sampling on the host": batch * sampling,
     }
+
+
+def _largest(parts: dict[str, float]) -> str:
     return max(parts, key=lambda name: (parts[name], name))
 
 

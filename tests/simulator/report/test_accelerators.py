@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleetpack.catalog import load_catalog
-from fleetpack_simulator.engine import ModelShape
+from fleetpack_simulator.engine import ModelShape, decode_step_seconds
+from fleetpack_simulator.engine.performance import pass_seconds
 from fleetpack_simulator.report.accelerators import Question, answer, answers_of, best_of, candidates_of, window_for
 from fleetpack_simulator.report.accelerators_command import accelerators_command, read_objective
 from fleetpack_simulator.report.candidates import (
@@ -23,7 +24,7 @@ from fleetpack_simulator.report.candidates import (
     replicas_on,
     with_file,
 )
-from fleetpack_simulator.report.fleets import Fleet, Misfit, Objective, smallest_fleet
+from fleetpack_simulator.report.fleets import Fleet, Misfit, Objective, decode_parts, smallest_fleet
 from fleetpack_simulator.report.fleets import _try as served
 from pages import Page
 from worlds import ENGINE, requests
@@ -214,3 +215,17 @@ def test_should_not_depend_on_how_many_processes_look() -> None:
 
 def test_should_count_failed_tries_by_the_share_that_may_miss() -> None:
     assert [replace(Objective(), percentile=p).misses_allowed(200) for p in (95.0, 99.9, 100.0)] == [10, 0, 0]
+
+
+def test_should_count_collectives_among_the_cores_of_one_device() -> None:
+    # A tiny model on both cores of one device: its weights take less than the collectives of its many layers.
+    model = replace(ModelShape.estimate("small-1B", 0.1), layers=40)
+    profile = replace(ENGINE, model=model, maximum_batch=1)
+    alone = replace(profile, coefficients=replace(profile.coefficients, collective_seconds=0.0))
+    assert profile.devices == 1
+    assert pass_seconds(profile) > pass_seconds(alone)
+    parts, without = decode_parts(profile, 10), decode_parts(alone, 10)
+    changed = {name for name, seconds in parts.items() if seconds != pytest.approx(without[name])}
+    assert changed == {"latency of layers and collectives"}
+    whole = decode_step_seconds(profile, 1, 10, 10)
+    assert sum(parts.values()) == pytest.approx(whole, rel=0.02)
