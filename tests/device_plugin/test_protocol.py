@@ -213,6 +213,17 @@ async def test_should_register_again_with_a_kubelet_that_has_stopped_listening(k
         await eventually(lambda: kubelet.allocatable() == 12, within_seconds=10.0, what="a second registration")
 
 
+async def test_should_register_again_when_another_plugin_has_registered_the_same(kubelet: KubeletSide) -> None:
+    async with running_plugin(kubelet.folder, PodBoard()):
+        await eventually(lambda: kubelet.allocatable() == 12, what="all devices")
+        kubelet.count_devices_of_another("rival-0", "rival-1")
+        await eventually(lambda: kubelet.registrations == [CORE, CORE], what="a second registration")
+        await eventually(lambda: kubelet.allocatable() == 12, what="all devices again")
+        # And it leaves it at that.
+        await asyncio.sleep(1.5)
+        assert kubelet.registrations == [CORE, CORE]
+
+
 async def test_should_wait_for_a_kubelet_that_is_not_there(kubelet: KubeletSide) -> None:
     async with running_plugin(kubelet.folder, PodBoard()) as running:
         await registered(kubelet)

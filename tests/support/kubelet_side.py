@@ -134,12 +134,22 @@ class KubeletSide:
         )
 
     async def GetAllocatableResources(self, request: Any, context: Any) -> Any:  # noqa: N802 (the protocol's name)
-        """Not asked for by the plugin."""
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not here")
+        """List the healthy devices."""
+        del request, context
+        return resources_pb2.AllocatableResourcesResponse(
+            devices=[
+                resources_pb2.ContainerDevices(resource_name=resource, device_ids=sorted(self.healthy(resource)))
+                for resource in self.endpoints
+            ]
+        )
 
     async def Get(self, request: Any, context: Any) -> Any:  # noqa: N802 (the protocol's name)
         """Not asked for by the plugin."""
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not here")
+
+    def count_devices_of_another(self, *ids: str, resource: str = CORE) -> None:
+        """Be as a kubelet is when another plugin has registered the resource too: its devices count, and our stream goes on."""
+        self.endpoints[resource].devices = dict.fromkeys(ids, "Healthy")
 
     def capacity(self, resource: str = CORE) -> int:
         """Devices, healthy or not; 0 while nobody is registered."""

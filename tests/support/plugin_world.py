@@ -21,7 +21,7 @@ from fleetpack.device_plugin.metrics import PluginMetrics
 from fleetpack.device_plugin.plugin import DevicePlugin, Offer, PodsUnavailableError
 from fleetpack.device_plugin.pod_resources import PodResources
 from fleetpack.device_plugin.pods import NodePod
-from fleetpack.device_plugin.registration import Registrar
+from fleetpack.device_plugin.registration import Patience, Registrar
 from fleetpack.device_plugin.silicon import NeuronResource
 from fleetpack.device_plugin.sources import CoreNumbering, SimulatedDevices, machine_of
 
@@ -108,8 +108,8 @@ async def running_plugin(
     """Serve and register with the kubelet's side in this folder, looking every 20 ms."""
     machine = machine_of(load_catalog(), instance_type)
     metrics = PluginMetrics()
-    reader = PodResources(folder / "pod-resources.sock", machine, time.monotonic)
     resources = tuple(NeuronResource) if whole_devices else (NeuronResource.CORE,)
+    reader = PodResources(folder / "pod-resources.sock", machine, time.monotonic, resources)
     plugin = DevicePlugin(
         SimulatedDevices(instance_type=machine, core_numbering=core_numbering),
         Offer(resources=resources, with_numa=with_numa),
@@ -120,7 +120,8 @@ async def running_plugin(
     )
     await plugin.start()
     servers = tuple(ResourceServer(plugin, resource, folder) for resource in resources)
-    registrar = Registrar(servers, folder, metrics, poll_seconds=0.02, silence_seconds=1.0)
+    patience = Patience(poll_seconds=0.02, compare_seconds=0.1, silence_seconds=1.0)
+    registrar = Registrar(servers, folder, metrics, reader.counted, patience)
     task = asyncio.create_task(registrar.run())
     try:
         yield RunningPlugin(plugin=plugin, registrar=registrar, metrics=metrics)

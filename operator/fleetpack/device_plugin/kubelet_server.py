@@ -39,6 +39,7 @@ class ResourceServer:
     def __init__(self, plugin: DevicePlugin, resource: NeuronResource, folder: Path) -> None:
         self.resource = resource
         self.socket = folder / f"{SOCKET_PREFIX}{resource.value.rpartition('/')[2]}.sock"
+        self._plugin = plugin
         self._servicer = _Servicer(plugin, resource)
         self._server: grpc.aio.Server | None = None
 
@@ -51,6 +52,11 @@ class ResourceServer:
     def seconds_without_stream(self) -> float:
         """How long the kubelet has not listened to this server; 0 while it does."""
         return self._servicer.seconds_without_stream()
+
+    @property
+    def healthy_ids(self) -> frozenset[str]:
+        """The devices that the kubelet is told are healthy."""
+        return frozenset(state.device_id for state in self._plugin.device_states(self.resource) if state.healthy)
 
     async def start(self) -> None:
         """Listen on the socket."""

@@ -1,4 +1,4 @@
-"""The kubelet's own list of who holds which devices (PodResources v1).
+"""The kubelet's own list of who holds which devices, and which devices there are (PodResources v1).
 
 One connection for each question: the kubelet may restart between two of them, and a unix socket costs nothing. Containers of other
 resources and Pods without devices are left out. Device names that this node does not have (another plugin's, or from before a change of
@@ -9,9 +9,10 @@ Failure: `ReadingUnavailableError`, with the socket and what to mount.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,15 @@ _services: Any = api_pb2_grpc
 class PodResources:
     """Asks the kubelet of this node."""
 
-    def __init__(self, socket: Path, instance_type: InstanceType, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        socket: Path,
+        instance_type: InstanceType,
+        clock: Callable[[], float],
+        offered: tuple[NeuronResource, ...] = (NeuronResource.CORE,),
+    ) -> None:
         self._socket = socket
+        self._offered = tuple(resource.value for resource in offered)
         self._instance_type = instance_type
         self._clock = clock
         self._complained: set[str] = set()
@@ -48,10 +56,7 @@ class PodResources:
         """Return what is given out now; raises `ReadingUnavailableError`."""
         started_at = self._clock()
         try:
-            async with grpc.aio.insecure_channel(
-                f"unix://{self._socket}", options=[("grpc.max_receive_message_length", LIST_BYTES)]
-            ) as channel:
-                stub = _services.PodResourcesListerStub(channel)
+            async with self._stub() as stub:
                 answer: api_pb2.ListPodResourcesResponse = await stub.List(
                     api_pb2.ListPodResourcesRequest(), timeout=READ_SECONDS
                 )
@@ -66,6 +71,30 @@ class PodResources:
             holdings=self._holdings(answer),
             ambiguous=frozenset(name for name, count in names.items() if count > 1),
         )
+
+    async def counted(self) -> dict[str, frozenset[str]] | None:
+        """Return the healthy devices of each resource as the kubelet counts them; None: it does not tell.
+
+        Other than `read` this asks for no account of who holds what, and so changes none.
+        """
+        try:
+            async with self._stub() as stub:
+                answer: api_pb2.AllocatableResourcesResponse = await stub.GetAllocatableResources(
+                    api_pb2.AllocatableResourcesRequest(), timeout=READ_SECONDS
+                )
+        except grpc.aio.AioRpcError:
+            return None
+        found: dict[str, frozenset[str]] = {resource: frozenset() for resource in self._offered}
+        for devices in answer.devices:
+            if devices.resource_name in found:
+                found[devices.resource_name] |= frozenset(devices.device_ids)
+        return found
+
+    @contextlib.asynccontextmanager
+    async def _stub(self) -> AsyncIterator[Any]:
+        options = [("grpc.max_receive_message_length", LIST_BYTES)]
+        async with grpc.aio.insecure_channel(f"unix://{self._socket}", options=options) as channel:
+            yield _services.PodResourcesListerStub(channel)
 
     def _holdings(self, answer: api_pb2.ListPodResourcesResponse) -> tuple[Holding, ...]:
         masks: dict[tuple[str, str, NeuronResource], int] = {}

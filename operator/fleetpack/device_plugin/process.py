@@ -120,8 +120,8 @@ class _Process:
         self.metrics = PluginMetrics()
         self.metrics.show_machine(source.instance_type, settings.node_name)
         self.pods = NodePods(client, settings.node_name, self._pods_changed)
-        reader = PodResources(settings.pod_resources_socket, source.instance_type, time.monotonic)
         resources = (NeuronResource.CORE, NeuronResource.DEVICE) if settings.whole_devices else (NeuronResource.CORE,)
+        reader = PodResources(settings.pod_resources_socket, source.instance_type, time.monotonic, resources)
         self.plugin = DevicePlugin(
             source,
             Offer(resources=resources, with_numa=settings.with_numa),
@@ -132,7 +132,7 @@ class _Process:
         )
         self.truth = TruthWriter(client, settings.node_name, self.metrics)
         servers = tuple(ResourceServer(self.plugin, resource, settings.plugin_folder) for resource in resources)
-        self.registrar = Registrar(servers, settings.plugin_folder, self.metrics)
+        self.registrar = Registrar(servers, settings.plugin_folder, self.metrics, reader.counted)
         self.monitor = NeuronMonitor(lambda: self.plugin.accounts.shown)
         self.metrics.registry.register(self.monitor)
         self._read_at = time.monotonic()

@@ -2,7 +2,9 @@
 
 The plugin serves first and registers then, because the kubelet calls back while it registers. A kubelet that starts removes every
 socket of its folder and makes its own anew, so a new inode or time of `kubelet.sock`, or the loss of one of ours, means: serve
-again and register again; until then the node's capacity is 0. So does a kubelet that has stopped listening without any such sign.
+again and register again; until then the node's capacity is 0. So does a kubelet that has stopped listening without any such sign, and
+one that counts other devices than ours: another plugin has registered the same resource after us, and took the calls with it while
+our stream goes on (handler.go and manager.go in the kubelet's devicemanager).
 The socket is looked at four times a second: cheaper than it sounds, and it works on every file system. It is worth it: a kubelet
 that starts admits Pods at once, and fails those that want cores while nobody has registered any.
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,10 +35,25 @@ POLL_SECONDS = 0.25
 REGISTER_SECONDS = 15.0
 """The kubelet dials back for up to 10 s inside the call (devicemanager/plugin/v1beta1/client.go)."""
 SILENCE_SECONDS = 15.0
-"""A kubelet that registered us and does not listen for this long has forgotten us."""
+"""A kubelet that registered us and does not listen for this long has forgotten us; one that counts other devices so long has others."""
+COMPARE_SECONDS = 5.0
+"""How often the kubelet is asked which devices it counts."""
 
 # The service classes are generated without annotations.
 _services: Any = api_pb2_grpc
+
+
+Counted = Mapping[str, frozenset[str]]
+"""The healthy devices of each resource."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How often to look, and how long to wait before registering again without a clear sign."""
+
+    poll_seconds: float = POLL_SECONDS
+    compare_seconds: float = COMPARE_SECONDS
+    silence_seconds: float = SILENCE_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +82,19 @@ class Registrar:
         servers: tuple[ResourceServer, ...],
         folder: Path,
         metrics: PluginMetrics,
-        *,
-        poll_seconds: float = POLL_SECONDS,
-        silence_seconds: float = SILENCE_SECONDS,
+        counted: Callable[[], Awaitable[Counted | None]],
+        patience: Patience | None = None,
     ) -> None:
         self._servers = servers
         self._kubelet_socket = folder / KUBELET_SOCKET
         self._metrics = metrics
-        self._poll_seconds = poll_seconds
-        self._silence_seconds = silence_seconds
+        self._counted = counted
+        self._patience = patience or Patience()
         self._registered_with: SocketIdentity | None = None
         self._problem = "not registered yet"
         self._looked_at = time.monotonic()
+        self._compare_at = 0.0
+        self._differs_since: float | None = None
 
     def readiness(self) -> tuple[bool, str]:
         """Whether the kubelet knows all resources."""
@@ -96,7 +115,7 @@ class Registrar:
                 self._registered_with = None
                 reason = f"{error.code().name}: {error.details()}" if isinstance(error, grpc.aio.AioRpcError) else error
                 self._note_problem(f"cannot register with {self._kubelet_socket}: {reason}")
-            await asyncio.sleep(self._poll_seconds)
+            await asyncio.sleep(self._patience.poll_seconds)
 
     async def stop_serving(self) -> None:
         """End all servers; the kubelet then counts the devices as unhealthy."""
@@ -108,6 +127,7 @@ class Registrar:
             self._registered_with = None
             self._note_problem(f"no kubelet: {self._kubelet_socket} does not exist")
             return
+        await self._compare()
         why = self._reason_to_register(identity)
         if why is None:
             return
@@ -119,6 +139,7 @@ class Registrar:
             await self._register(server)
         self._registered_with = identity
         self._problem = ""
+        self._compare_at, self._differs_since = time.monotonic() + self._patience.compare_seconds, None
 
     def _reason_to_register(self, identity: SocketIdentity) -> str | None:
         if self._registered_with is None:
@@ -128,9 +149,29 @@ class Registrar:
         lost = [server.socket.name for server in self._servers if not server.is_serving]
         if lost:
             return f"{', '.join(lost)} is gone"
-        if any(server.seconds_without_stream > self._silence_seconds for server in self._servers):
+        if any(server.seconds_without_stream > self._patience.silence_seconds for server in self._servers):
             return "the kubelet has stopped listening"
+        differs_since = self._differs_since
+        if differs_since is not None and time.monotonic() - differs_since > self._patience.silence_seconds:
+            return "the kubelet counts other devices than ours: another plugin has registered them"
         return None
+
+    async def _compare(self) -> None:
+        """Note since when the kubelet has counted other devices than ours."""
+        now = time.monotonic()
+        if self._registered_with is None or now < self._compare_at:
+            return
+        self._compare_at = now + self._patience.compare_seconds
+        ours = self._healthy_ids()
+        counted = await self._counted()
+        if counted is None or counted == ours or self._healthy_ids() != ours:
+            # Not told, the same, or just changed.
+            self._differs_since = None
+        elif self._differs_since is None:
+            self._differs_since = now
+
+    def _healthy_ids(self) -> Counted:
+        return {server.resource.value: server.healthy_ids for server in self._servers}
 
     async def _register(self, server: ResourceServer) -> None:
         request = api_pb2.RegisterRequest(
@@ -150,5 +191,5 @@ class Registrar:
 
     def _note_problem(self, problem: str) -> None:
         if problem != self._problem:
-            _logger.warning("%s; trying again each %g s", problem, self._poll_seconds)
+            _logger.warning("%s; trying again each %g s", problem, self._patience.poll_seconds)
         self._problem = problem
