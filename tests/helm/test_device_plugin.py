@@ -55,7 +55,7 @@ def test_should_be_a_daemon_with_an_account_and_rights_of_its_own() -> None:
 def test_should_give_its_account_no_more_than_it_needs() -> None:
     manifests = rendered(ON)
     assert the(manifests, "ClusterRole", PLUGIN)["rules"] == [
-        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch", "patch"]},
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch", "patch"]},
         {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch", "patch"]},
         {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
     ]
