@@ -92,5 +92,6 @@ demo: setup ## Show it all at work on a real control plane (CLUSTER=kind, TRACE=
 	@$(BIN)/python hack/demo $(if $(filter kind,$(CLUSTER)),--on-kind) $(if $(TRACE),--trace $(TRACE)) $(if $(KEEP),--keep) $(if $(LOAD_SECONDS),--seconds $(LOAD_SECONDS)) $(if $(JSON),--json $(JSON))
 
 .PHONY: demo-down
-demo-down: setup ## End what `make demo KEEP=1` left running
+demo-down: setup ## End what `make demo KEEP=1` left running, in kind too
 	@$(BIN)/python hack/cluster --name demo down
+	@$(BIN)/python hack/kind --name demo down
