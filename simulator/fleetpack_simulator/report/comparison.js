@@ -147,7 +147,7 @@ function drawMap() {
   });
   canvas.addEventListener("pointerleave", hideTip);
   const legend = node("div", { class: "legend" }, ...models.map((name) => node("span", {}, node("i", { style: `background:${modelColor[name]}` }), name)), node("span", {}, node("i", { style: "background:var(--idle)" }), "paid for and idle, or booting"));
-  mapHost.append(legend, canvas, node("p", { class: "note" }, `${detail.machines.length} machines in ${lanes.length} rows, ${detail.placements.length} replicas${detail.placementsLeftOut ? ` (and ${number(detail.placementsLeftOut)} short-lived ones that this file leaves out)` : ""}. Machines that were never there at the same time share a row.`));
+  mapHost.append(legend, canvas, node("p", { class: "note" }, `${detail.machines.length} machines${detail.machinesLeftOut ? ` (and ${number(detail.machinesLeftOut)} short-lived ones that this file leaves out)` : ""} in ${lanes.length} rows, ${detail.placements.length} replicas${detail.placementsLeftOut ? ` (and ${number(detail.placementsLeftOut)} short-lived ones that this file leaves out)` : ""}. Machines that were never there at the same time share a row.`));
 }
 if (Object.keys(data.details).length) {
   section("The map of cores", "Each row is a machine, each line in it a core (or a device that is counted whole), time runs to the right.", mapControls, mapHost);

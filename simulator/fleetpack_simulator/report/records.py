@@ -22,9 +22,12 @@ from fleetpack_simulator.world.traffic import RequestState
 BOUND_LIMIT_SECONDS = 240.0
 """For one bound; a day of half a million requests takes some ten seconds."""
 MOST_DECISIONS = 700
-"""Of one run in a report; the rest is counted. Ten runs with decisions of some 250 bytes each should still open on a phone."""
-MOST_PLACEMENTS = 3000
+"""Of one run in a report; the rest is counted. A page of ten runs should open on a phone, so it has at most 5 MB: at 260 bytes a
+decision, 85 a placement and 70 a machine, and 30 kB of series for each model."""
+MOST_PLACEMENTS = 1500
 """Of one run, those that lasted longest; the rest is counted. What is left out of a day is narrower than a pixel."""
+MOST_MACHINES = 1000
+"""The same for machines."""
 _SERIES = ("desired", "live", "ready", "waiting", "running", "usd_per_hour")
 
 
@@ -135,8 +138,9 @@ def detail_of(result: RunResult) -> dict[str, Any]:
         "series": {key: _series(points, end_seconds) for key, points in sorted(result.series.items())},
         "machines": [
             [one["node"], one["instanceType"], one["cores"], _time(one["fromSeconds"]), _time(one["toSeconds"])]
-            for one in result.cluster.machines
+            for one in _longest(result.cluster.machines, MOST_MACHINES, end_seconds)
         ],
+        "machinesLeftOut": max(0, len(result.cluster.machines) - MOST_MACHINES),
         "placements": _placements(result),
         "placementsLeftOut": max(0, len(result.cluster.placements) - MOST_PLACEMENTS),
         "decisions": sorted(kept, key=lambda one: one[0]),
@@ -197,16 +201,7 @@ def _decisions(result: RunResult) -> list[list[Any]]:
 
 
 def _placements(result: RunResult) -> list[list[Any]]:
-    """Return where replicas were and when, the longest if there are too many, in the order in which they came."""
-
-    def lasted(one: dict[str, Any]) -> float:
-        until = result.ended_seconds if one["toSeconds"] is None else one["toSeconds"]
-        return float(until - one["fromSeconds"])
-
-    entries = list(enumerate(result.cluster.placements))
-    kept = sorted(
-        sorted(entries, key=lambda entry: (-lasted(entry[1]), entry[0]))[:MOST_PLACEMENTS], key=lambda entry: entry[0]
-    )
+    """Return where replicas were and when."""
     return [
         [
             one["replica"],
@@ -216,8 +211,19 @@ def _placements(result: RunResult) -> list[list[Any]]:
             _time(one["fromSeconds"]),
             _time(one["toSeconds"]),
         ]
-        for _, one in kept
+        for one in _longest(result.cluster.placements, MOST_PLACEMENTS, result.ended_seconds)
     ]
+
+
+def _longest(entries: list[dict[str, Any]], most: int, end_seconds: float) -> list[dict[str, Any]]:
+    """Return so many entries at most, those that lasted longest, in the order in which they came."""
+
+    def lasted(one: dict[str, Any]) -> float:
+        return float((end_seconds if one["toSeconds"] is None else one["toSeconds"]) - one["fromSeconds"])
+
+    numbered = list(enumerate(entries))
+    kept = sorted(numbered, key=lambda entry: (-lasted(entry[1]), entry[0]))[:most]
+    return [one for _, one in sorted(kept, key=lambda entry: entry[0])]
 
 
 def _time(seconds: float | None) -> float | None:

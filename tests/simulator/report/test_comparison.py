@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from fleetpack_simulator.cli import main
 from fleetpack_simulator.report import records
 from fleetpack_simulator.report.comparison import DEFAULT_POLICIES, METRICS, Spread, Task, compare, rows_of, tasks_for
+from fleetpack_simulator.report.downsampling import BUCKETS
 from fleetpack_simulator.report.page import page_of
 from fleetpack_simulator.report.payload import as_text, payload_of
 from fleetpack_simulator.report.records import RunRecord
@@ -171,9 +172,35 @@ def test_should_leave_out_the_shortest_placements_and_count_them(
 ) -> None:
     monkeypatch.setattr(records, "MOST_PLACEMENTS", 2)
     monkeypatch.setattr(records, "MOST_DECISIONS", 3)
+    monkeypatch.setattr(records, "MOST_MACHINES", 0)
     comparison = compare(tasks(write(tmp_path, LOAD), ("static-5",), 1), jobs=1)
     detail = comparison.records[0].detail
     assert detail is not None
     assert (len(detail["placements"]), detail["placementsLeftOut"]) == (2, 3)
+    assert (detail["machines"], detail["machinesLeftOut"] > 0) == ([], True)
     assert len(detail["decisions"]) == 3
     assert detail["decisionsLeftOut"] > 0
+
+
+def test_should_fit_ten_runs_of_a_busy_day_into_five_megabytes(payload: dict[str, Any]) -> None:
+    (name, detail) = next(iter(payload["details"].items()))
+    node = "inferentia2-inf2-48xlarge-12"
+    full = {
+        "endSeconds": 86_700.0,
+        "series": {
+            key: {what: [[123.45] * BUCKETS] * 3 for what in series} for key, series in detail["series"].items()
+        },
+        "machines": [[node, "inf2.48xlarge", 24, 12_345.6, 23_456.7]] * records.MOST_MACHINES,
+        "machinesLeftOut": 1234,
+        "placements": [["large-inf2-tp24-123", "default/large", node, "0-11", 12_345.6, 23_456.7]]
+        * records.MOST_PLACEMENTS,
+        "placementsLeftOut": 1234,
+        "decisions": [[12_345.6, "default/large", "replicas", 11, 12, "NoFeasiblePlacement", "m" * 170]]
+        * records.MOST_DECISIONS,
+        "decisionsLeftOut": 1234,
+    }
+    assert set(full) == set(detail)
+
+    page = page_of({**payload, "details": {f"{name}-{number}": full for number in range(10)}})
+
+    assert len(page.encode()) < 5_000_000
