@@ -6,10 +6,12 @@ are ready. What is asserted of cores is asserted thrice: of the plan, of the kub
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -26,7 +28,7 @@ from kind_release import (
     is_ready,
     released,
 )
-from prometheus_process import Prometheus, prometheus_running
+from prometheus_process import SCRAPE_SECONDS, Prometheus, prometheus_running
 
 pytestmark = pytest.mark.kind
 
@@ -183,6 +185,47 @@ def test_should_be_seen_by_prometheus_whose_alert_fires_on_a_fault_and_ends_with
     release.execute(PLUGIN_NAMESPACE, plugin, "sh", "-c", "kill -USR2 1")
     eventually(lambda: prometheus.firing() == {}, what="no alert any more")
     eventually(lambda: release.allocatable_cores()[node] == "32", what=f"all cores of {node} back")
+
+
+def test_should_alert_where_pods_are_refused_cores(release: KindRelease, prometheus: Prometheus) -> None:
+    node = release.cluster.node_of("inf2.24xlarge")
+    names = [f"five-{number}" for number in range(5)]
+
+    # One after the other, so that Prometheus sees the counter rise.
+    for name in names:
+        release.kubectl(
+            "apply", f"--namespace={MODELS}", "--filename=-", input_text=json.dumps(foreign_pod(name, node, 5))
+        )
+        status = eventually(lambda name=name: failed_status(release, name), what=f"Pod {name} refused")  # type: ignore[misc]
+        assert status["reason"] == "UnexpectedAdmissionError"
+        assert "5 cores" in status["message"]
+        time.sleep(SCRAPE_SECONDS / 2)
+
+    fired = eventually(prometheus.firing, what="an alert of refused cores")
+    release.kubectl("delete", "pods", *names, f"--namespace={MODELS}")
+    assert set(fired) == {"FleetpackAllocationsRefused"}
+    found = fired["FleetpackAllocationsRefused"]
+    assert (found["instance"], found["reason"]) == (release.plugin_on(node)["metadata"]["name"], "UnsupportedSize")
+
+
+def foreign_pod(name: str, node: str, cores: int) -> dict[str, Any]:
+    """Return somebody else's Pod that asks for cores, fit for a restricted namespace."""
+    limits = {"aws.amazon.com/neuroncore": str(cores)}
+    security = {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    container = {"name": "job", "image": "none", "resources": {"limits": limits}, "securityContext": security}
+    spec = {"nodeSelector": {"kubernetes.io/hostname": node}, "restartPolicy": "Never", "containers": [container]}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
+
+
+def failed_status(release: KindRelease, name: str) -> dict[str, Any] | None:
+    """Return the status of a Pod that has failed."""
+    status: dict[str, Any] = release.get("pod", name, f"--namespace={MODELS}")["status"]
+    return status if status.get("phase") == "Failed" else None
 
 
 def test_should_move_nothing_when_the_standby_takes_over_from_a_killed_leader(release: KindRelease) -> None:

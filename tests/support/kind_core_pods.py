@@ -21,9 +21,6 @@ from kubectl import Kubectl
 
 Manifest = dict[str, Any]
 
-CORES_PER_DEVICE = 2
-"""Of every machine in kind-config.yaml."""
-
 
 def core_pod(plugin: InstalledPlugin, name: str, node: str, cores: Mapping[str, int], *, planned: str = "") -> Manifest:
     """Return a Pod that asks for cores of a node (or whole devices, by resource), and holds them until it is deleted."""
@@ -42,7 +39,7 @@ def core_pod(plugin: InstalledPlugin, name: str, node: str, cores: Mapping[str, 
                     "image": plugin.image,
                     "command": ["python3", "-S", "-c", (PROGRAMS / "core_holder.py").read_text()],
                     "env": [
-                        {"name": "CORES_PER_DEVICE", "value": str(CORES_PER_DEVICE)},
+                        {"name": "CORES_PER_DEVICE", "value": str(plugin.cores_per_device)},
                         {"name": "CORE_NUMBERING", "value": plugin.core_numbering},
                     ],
                     "resources": {"limits": {resource: str(count) for resource, count in cores.items()}},
@@ -112,7 +109,7 @@ class CorePods:
             self.get(name),
             self.plugin.reading(self.node),
             self.told(name),
-            cores_per_device=CORES_PER_DEVICE,
+            cores_per_device=self.plugin.cores_per_device,
             numbering=self.plugin.core_numbering,
         )
 

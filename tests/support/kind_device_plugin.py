@@ -44,6 +44,7 @@ class InstalledPlugin:
     client: ApiClient
     image: str
     core_numbering: str
+    cores_per_device: int
     manifests: list[Manifest]
     """What the chart rendered of the plugin."""
 
@@ -127,6 +128,12 @@ class InstalledPlugin:
         command = ("exec", f"witness-{node}", "--", "python3", "-c", script, resource.rpartition("/")[2], call, *ids)
         return self.cluster.kubectl.read("-n", NAMESPACE, *command).strip()
 
+    def let_rival_register(self, node: str, resource: str, seconds: float) -> None:
+        """Let another plugin register the resource, and end after so many seconds; returns when it has ended."""
+        script = (PROGRAMS / "rival_plugin.py").read_text()
+        command = ("exec", f"witness-{node}", "--", "python3", "-c", script, resource, str(seconds))
+        assert self.cluster.kubectl.read("-n", NAMESPACE, *command).strip() == "registered"
+
     def device_counts(self, node: str, resource: str) -> tuple[int, int]:
         """Return a resource's capacity and allocatable in the node's status."""
         status = self.client.get(f"/api/v1/nodes/{node}")["status"]
@@ -152,8 +159,13 @@ class InstalledPlugin:
 
 
 @contextlib.contextmanager
-def installed_plugin(cluster: KindCluster, image: str, *settings: str, watched: str) -> Iterator[InstalledPlugin]:
-    """Install the plugin's part of the chart, and a witness on the node of one instance type; take all of it away in the end."""
+def installed_plugin(
+    cluster: KindCluster, image: str, *settings: str, watched: str, cores_per_device: int = 2
+) -> Iterator[InstalledPlugin]:
+    """Install the plugin's part of the chart, and a witness on the node of one instance type; take all of it away in the end.
+
+    Every machine in kind-config.yaml has two cores per device.
+    """
     kubectl = cluster.kubectl
     nodes = [node for node in cluster.nodes() if not node.endswith("control-plane")]
     repository, _, tag = image.rpartition(":")
@@ -163,8 +175,9 @@ def installed_plugin(cluster: KindCluster, image: str, *settings: str, watched: 
     numbering = "host" if "devicePlugin.coreNumbering=host" in settings else "container"
     with cluster.client() as client:
         plugin = InstalledPlugin(
-            cluster=cluster, client=client, image=image, core_numbering=numbering, manifests=manifests
-        )
+            cluster=cluster, client=client, image=image, core_numbering=numbering, cores_per_device=cores_per_device,
+            manifests=manifests,
+        )  # fmt: skip
         try:
             _refuse_second_plugin(client)
             _ensure_namespace(client)

@@ -9,7 +9,7 @@ import pytest
 from cluster_fixtures import wait_for
 from control_plane.api_client import ApiClient
 from core_timeline import CORE_RESOURCE, DEVICE_RESOURCE, cores_of_text, double_gifts
-from kind_core_pods import CORES_PER_DEVICE, CorePods
+from kind_core_pods import CorePods
 from kind_device_plugin import InstalledPlugin, installed_plugin
 from kind_fixtures import KindCluster
 from kind_images import KindImages
@@ -66,7 +66,7 @@ def test_should_give_a_chip_once_when_both_are_asked_for_all_of_it_at_once(
     [winner] = [name for name, phase in phases.items() if phase == "Running"]
 
     assert pods.agreed_cores(winner) == cores_of_text("0-11")
-    assert double_gifts(plugin.history(pods.node), CORES_PER_DEVICE) == ()
+    assert double_gifts(plugin.history(pods.node), plugin.cores_per_device) == ()
 
 
 def test_should_hold_a_chip_over_restarts_of_kubelet_and_plugin(pods: CorePods, plugin: InstalledPlugin) -> None:
@@ -82,4 +82,4 @@ def test_should_hold_a_chip_over_restarts_of_kubelet_and_plugin(pods: CorePods, 
     assert pods.agreed_cores("devices") == before
     assert pods.agreed_cores("next") == after_kubelet
     assert not before & after_kubelet
-    assert double_gifts(plugin.history(pods.node), CORES_PER_DEVICE) == ()
+    assert double_gifts(plugin.history(pods.node), plugin.cores_per_device) == ()

@@ -146,6 +146,25 @@ def test_should_register_again_when_its_socket_is_lost(pods: CorePods, plugin: I
     assert plugin.device_counts(pods.node, CORE_RESOURCE)[0] == 12
 
 
+def test_should_win_its_node_back_from_another_plugin(pods: CorePods, plugin: InstalledPlugin) -> None:
+    pods.create("model", 4, planned="2-5")
+    before = pods.agreed_cores("model")
+    registered = plugin.registrations(pods.node)
+
+    # It has ended before we can have noticed: the kubelet counts its devices and calls it, and still listens to us.
+    plugin.let_rival_register(pods.node, CORE_RESOURCE, seconds=1.0)
+    wait_for(
+        lambda: plugin.registrations(pods.node) > registered,
+        limit_seconds=60.0,
+        what="a second Register, with a reason in the log",
+    )
+    pods.create("next", 4)
+
+    assert not pods.agreed_cores("next") & before
+    assert pods.agreed_cores("model") == before
+    plugin.wait_for_counts(pods.node, CORE_RESOURCE, 12, 12)
+
+
 def test_should_tell_of_a_swap_and_write_the_truth(
     pods: CorePods, plugin: InstalledPlugin, kind_admin: ApiClient
 ) -> None:

@@ -26,7 +26,7 @@ from fleetpack.catalog import load_catalog
 from fleetpack.core.cores import format_cores
 from fleetpack.core.packing.topology import legal_masks
 from fleetpack.device_plugin.sources import machine_of
-from kind_core_pods import CORES_PER_DEVICE, CorePods
+from kind_core_pods import CorePods
 from kind_device_plugin import InstalledPlugin, installed_plugin
 from kind_fixtures import KindCluster
 from kind_images import KindImages
@@ -81,7 +81,7 @@ def test_should_never_give_a_core_twice(pods: CorePods, plugin: InstalledPlugin)
     history = plugin.history(pods.node)
     print(run.report())
     assert run.locked_by_two == []
-    twice = [(reading, found) for reading in history if (found := double_gifts([reading], CORES_PER_DEVICE))]
+    twice = [(reading, found) for reading in history if (found := double_gifts([reading], plugin.cores_per_device))]
     assert twice == [], f"{len(twice)} of {len(history)} readings, the first: {twice[0]}"
     assert whole_node == frozenset(range(24))
     assert sum(run.outcomes.values()) == PODS
@@ -188,7 +188,9 @@ class Run:
             self.locked_by_two.append(f"{slot.pod.name}: {slot.told}")
         if slot.agreed_at is None and reading is not None:
             numbering = self.plugin.core_numbering
-            slot.views = views_of(pod, reading, slot.told, cores_per_device=CORES_PER_DEVICE, numbering=numbering)
+            slot.views = views_of(
+                pod, reading, slot.told, cores_per_device=self.plugin.cores_per_device, numbering=numbering
+            )
             if slot.views.agree:
                 slot.agreed_at = now
                 self.planned_agreed += bool(slot.planned)
