@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 from fleetpack_simulator.policies.aibrix import aibrix
 from fleetpack_simulator.policies.controllers import PerModelPolicy
-from fleetpack_simulator.policies.dynamo import dynamo
+from fleetpack_simulator.policies.dynamo import dynamo, dynamo_latency
 from fleetpack_simulator.policies.knative import knative
 from fleetpack_simulator.policies.kubeai import kubeai
 from fleetpack_simulator.policies.kubernetes import hpa, keda
@@ -33,6 +33,7 @@ POLICIES: Mapping[str, Callable[[Mapping[str, ReplicaTargets]], PerModelPolicy]]
     "kubeai": kubeai,
     "ray-serve": ray_serve,
     "dynamo-load": dynamo,
+    "dynamo-latency": dynamo_latency,
 }
 """By name; `static-N` for any N beside them."""
 

@@ -6,7 +6,7 @@ import pytest
 
 from fleetpack_simulator.policies.aibrix import AibrixAutoscaler, guarded
 from fleetpack_simulator.policies.aibrix import recommendation as aibrix_recommendation
-from fleetpack_simulator.policies.dynamo import DynamoAutoscaler, load_decision
+from fleetpack_simulator.policies.dynamo import LATENCY, DynamoAutoscaler, load_decision
 from fleetpack_simulator.policies.knative import KnativeAutoscaler
 from fleetpack_simulator.policies.kubeai import KubeaiAutoscaler, MovingAverage
 from fleetpack_simulator.policies.kubernetes import (
@@ -302,6 +302,12 @@ def test_should_ask_for_one_until_the_first_replica_runs_like_ray_serve() -> Non
 @pytest.mark.parametrize(("utilizations", "expected"), [((1.2, 0.3), 3), ((0.7, 0.7), 2), ((0.3, 0.2), 1)])
 def test_should_go_by_the_fullest_cache_like_dynamo(utilizations: tuple[float, ...], expected: int) -> None:
     assert load_decision(utilizations, 2) == expected
+
+
+# load_scaling.py, `_DECODE_LATENCY_SCALE_UP` and `_DECODE_LATENCY_SCALE_DOWN`: the same with 40 and 10 %.
+@pytest.mark.parametrize(("utilizations", "expected"), [((0.41, 0.0), 3), ((0.4, 0.1), 2), ((0.09, 0.0), 1)])
+def test_should_keep_engines_emptier_for_latency_like_dynamo(utilizations: tuple[float, ...], expected: int) -> None:
+    assert load_decision(utilizations, 2, LATENCY) == expected
 
 
 def test_should_only_look_while_a_change_is_under_way_like_dynamo() -> None:

@@ -162,9 +162,18 @@ def test_should_leave_absent_what_no_seed_had(tmp_path: Path) -> None:
 
 def test_should_have_fleetpack_and_every_peer_that_needs_no_number() -> None:
     assert DEFAULT_POLICIES[0] == "fleetpack"
-    assert {"hpa", "keda", "knative", "aibrix-apa", "wva-v1", "wva-v2", "kubeai", "ray-serve", "dynamo-load"} == set(
-        DEFAULT_POLICIES[1:]
-    )
+    assert set(DEFAULT_POLICIES[1:]) == {
+        "hpa",
+        "keda",
+        "knative",
+        "aibrix-apa",
+        "wva-v1",
+        "wva-v2",
+        "kubeai",
+        "ray-serve",
+        "dynamo-load",
+        "dynamo-latency",
+    }
 
 
 def test_should_leave_out_the_shortest_placements_and_count_them(
