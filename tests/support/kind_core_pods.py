@@ -32,6 +32,8 @@ def core_pod(plugin: InstalledPlugin, name: str, node: str, cores: Mapping[str, 
             "nodeSelector": {"kubernetes.io/hostname": node},
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
+            # They talk to nobody, and a network of its own is a good part of what a Pod costs to start and to end.
+            "hostNetwork": True,
             "terminationGracePeriodSeconds": 10,
             "containers": [
                 {
