@@ -22,9 +22,9 @@ from fleetpack_simulator.world.traffic import RequestState
 BOUND_LIMIT_SECONDS = 240.0
 """For one bound; a day of half a million requests takes some ten seconds."""
 MOST_DECISIONS = 700
-"""Of one run in a report; the rest is counted. A page of ten runs should open on a phone, so it has at most 5 MB: at 260 bytes a
+"""Of one run in a report; the rest is counted. A page of eleven runs should open on a phone, so it has at most 5 MB: at 260 bytes a
 decision, 85 a placement and 70 a machine, and 30 kB of series for each model."""
-MOST_PLACEMENTS = 1500
+MOST_PLACEMENTS = 1200
 """Of one run, those that lasted longest; the rest is counted. What is left out of a day is narrower than a pixel."""
 MOST_MACHINES = 1000
 """The same for machines."""

@@ -191,7 +191,7 @@ def test_should_leave_out_the_shortest_placements_and_count_them(
     assert detail["decisionsLeftOut"] > 0
 
 
-def test_should_fit_ten_runs_of_a_busy_day_into_five_megabytes(payload: dict[str, Any]) -> None:
+def test_should_fit_eleven_runs_of_a_busy_day_into_five_megabytes(payload: dict[str, Any]) -> None:
     (name, detail) = next(iter(payload["details"].items()))
     node = "inferentia2-inf2-48xlarge-12"
     full = {
