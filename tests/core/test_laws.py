@@ -14,10 +14,11 @@ from fleetpack.core.absent import NoData
 from fleetpack.core.cores import format_cores, parse_cores
 from fleetpack.core.cost import allocate_budget, replica_usd_per_hour, spent_usd_per_hour
 from fleetpack.core.decision import CreateReplica, DeleteReplica, DrainReplica, IssuedAction, LaunchNode, Outcome
-from fleetpack.core.demand import Demand, forecast
+from fleetpack.core.demand import Demand
 from fleetpack.core.deployments import Disruption
 from fleetpack.core.fleet import FleetSnapshot, ReplicaPhase
 from fleetpack.core.fleet_index import index_fleet
+from fleetpack.core.forecast import Supply, forecast
 from fleetpack.core.inflight import back_off_seconds, project
 from fleetpack.core.profiles import ServiceProfile
 from fleetpack.core.rollout import RoomFound, Weights, missing_replicas, removals, standing
@@ -51,7 +52,9 @@ demands = st.builds(
 
 
 def sized(demand: Demand, profile: ServiceProfile, depth: float) -> Recommendation:
-    return size(forecast(demand, profile), profile, depth)
+    supply = Supply(ready=demand.ready_replicas)
+    expected, _ = forecast(demand, profile, supply, DeploymentState(deployment="default/chat"), NOW)
+    return size(expected, profile, depth)
 
 
 # --- sizing
@@ -90,7 +93,9 @@ def test_should_size_what_nobody_waits_for_without_regard_to_what_exists(
 ) -> None:
     calm = replace(demand, waiting=0.0)
 
-    assert sized(calm, profile, depth) == sized(replace(calm, ready_replicas=others), profile, depth)
+    found, among_others = sized(calm, profile, depth), sized(replace(calm, ready_replicas=others), profile, depth)
+
+    assert (found.replicas, found.keep_replicas) == (among_others.replicas, among_others.keep_replicas)
 
 
 # --- stabilization

@@ -7,14 +7,15 @@ from dataclasses import dataclass, replace
 from fleetpack.core import stabilization
 from fleetpack.core.absent import NoData
 from fleetpack.core.cost import Allotment, allocate_budget, keep_cost_target, usd_per_replica_hour
-from fleetpack.core.demand import Demand, estimate_demand, forecast
+from fleetpack.core.demand import Demand, estimate_demand
 from fleetpack.core.deployments import Deployment
 from fleetpack.core.fleet import Replica, ReplicaPhase
 from fleetpack.core.fleet_index import FleetIndex
+from fleetpack.core.forecast import follow_lead, forecast, supply_of
 from fleetpack.core.inflight import CREATE_BACK_OFF_SECONDS, back_off_seconds
 from fleetpack.core.latency import Latency, known_latency, with_ready_replicas
 from fleetpack.core.observation import Observation, build_observation
-from fleetpack.core.profiles import UNKNOWN_STARTUP_SECONDS, ServiceProfile, learn, service_profile
+from fleetpack.core.profiles import UNKNOWN_STARTUP_SECONDS, ServiceProfile, learn, service_profile, with_estimate
 from fleetpack.core.rollout import Standing, standing
 from fleetpack.core.samples import Sample
 from fleetpack.core.sizing import Recommendation, size
@@ -57,7 +58,7 @@ def assess(
     state = learn(state, observation.pod_flows, replicas)
     state = _count_failures(state, replicas, now)
     profiles = tuple((variant.name, service_profile(deployment, variant, state)) for variant in deployment.variants)
-    profile = _typical(profiles, replicas)
+    profile = with_estimate(_typical(profiles, replicas), state, observation.ready_replicas)
     demand = estimate_demand(observation, state, now)
     latency = None
     if deployment.latency_target is not None:
@@ -67,12 +68,15 @@ def assess(
     if isinstance(demand, NoData):
         recommendation = demand
     else:
-        recommendation = size(forecast(demand, profile), profile, deployment.target_queue_depth, latency)
+        expected, state = forecast(demand, profile, supply_of(replicas, profile, state, now), state, now)
+        recommendation = size(expected, profile, deployment.target_queue_depth, latency)
         if deployment.target_usd_per_million_requests is not None:
             usd_per_hour = usd_per_replica_hour(deployment, replicas, fleet)
             capacity = profile.requests_per_second
             recommendation = keep_cost_target(deployment, recommendation, demand, capacity, usd_per_hour)
+    before = state.desired
     automatic, state = stabilization.stabilize(deployment, recommendation, demand, profile, state, now)
+    state = follow_lead(state, before, observation.ready_replicas, now)
     desired = stabilization.obey(deployment, automatic)
     assessment = Assessment(
         deployment=deployment,

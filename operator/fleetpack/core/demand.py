@@ -1,25 +1,25 @@
-"""Steps 2 and 3, demand and forecast: what a model needs now, and at the end of its cold start.
+"""Step 2, demand: what a model needs now.
 
 The arrival rate comes from a source that measures it, else from flows (conservation of requests): the mean of half a minute, or
-of the last few seconds where a queue builds and those are so much higher that chance cannot explain it. The forecast of this first
-form is persistence: the rate stays, and the backlog grows by what the ready replicas cannot serve until new ones could help.
-A cleverer forecast must first beat this one in its own backtest.
+of the last few seconds where a queue builds and those are so much higher that chance cannot explain it.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 from fleetpack.core.absent import Measurement, NoData
 from fleetpack.core.observation import Observation
-from fleetpack.core.profiles import ServiceProfile
 from fleetpack.core.state import DeploymentState
 
 RATE_WINDOW_SECONDS = 30.0
 """Long enough that a rate of a few requests per second is known within a fifth, short enough to follow a ramp."""
 BURST_WINDOW_SECONDS = 6.0
 """Three readings at the default interval: a step shows here long before it fills the window above."""
+DISPERSION_WINDOWS = 19
+"""Just below two minutes, which is how long flows are remembered."""
 BURST_DEVIATIONS = 3.0
 """Poisson arrivals exceed their mean by three standard deviations once in 700 windows; only a queue makes it believable."""
 
@@ -32,27 +32,19 @@ class Demand:
     rate_deviation_per_second: float = 0.0
     """Standard deviation of the rate by chance alone: Poisson arrivals over the window. 0 where a source measures the rate."""
     waiting: float
+    waiting_outside: float = 0.0
+    """The part of `waiting` that no Pod has yet."""
     running: float
     ready_replicas: int
     complete: bool
     """Nothing was missing; else the numbers are a lower bound."""
     rate_known: bool
-    """The window of the rate is full; before that the rate is a lower bound."""
+    """The window of the rate is full; before that, and where nobody counts what has finished, the rate is a lower bound."""
 
     @property
     def idle(self) -> bool:
         """No request anywhere, as far as is known."""
         return self.waiting + self.running + self.arrival_rate_per_second == 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DemandForecast:
-    """What is expected when a replica that is started now would be ready."""
-
-    demand: Demand
-    horizon_seconds: float
-    waiting: float
-    """The backlog expected then."""
 
 
 def estimate_demand(observation: Observation, state: DeploymentState, now: float) -> Demand | NoData:
@@ -71,25 +63,44 @@ def estimate_demand(observation: Observation, state: DeploymentState, now: float
         arrival_rate_per_second=rate,
         rate_deviation_per_second=deviation,
         waiting=waiting_now,
+        waiting_outside=min(waiting_now, observation.waiting_outside),
         running=running.value if isinstance(running, Measurement) else 0.0,
         ready_replicas=observation.ready_replicas,
         complete=observation.complete,
-        rate_known=isinstance(measured, Measurement) or watched_seconds >= RATE_WINDOW_SECONDS,
+        rate_known=isinstance(measured, Measurement) or (bool(state.flows) and watched_seconds >= RATE_WINDOW_SECONDS),
     )
 
 
 def arrival_rate(state: DeploymentState, now: float, *, queue_builds: bool) -> tuple[float, float]:
     """Return rate and deviation of the long window, or of the short one where a queue builds and chance cannot explain it."""
-    arrivals, seconds = _window(state, now, RATE_WINDOW_SECONDS)
-    recent, recent_seconds = _window(state, now, BURST_WINDOW_SECONDS)
+    arrivals, seconds = window(state, now, RATE_WINDOW_SECONDS)
+    recent, recent_seconds = window(state, now, BURST_WINDOW_SECONDS)
     before, before_seconds = arrivals - recent, max(seconds - recent_seconds, 1e-9)
     expected = before * recent_seconds / before_seconds
-    if queue_builds and recent > expected + BURST_DEVIATIONS * math.sqrt(max(expected, 1.0)):
-        return recent / recent_seconds, math.sqrt(recent) / recent_seconds
-    return arrivals / seconds, math.sqrt(arrivals) / seconds
+    bursts = dispersion(state, now)
+    if queue_builds and recent > expected + BURST_DEVIATIONS * math.sqrt(bursts * max(expected, 1.0)):
+        return recent / recent_seconds, math.sqrt(bursts * recent) / recent_seconds
+    return arrivals / seconds, math.sqrt(bursts * arrivals) / seconds
 
 
-def _window(state: DeploymentState, now: float, window_seconds: float) -> tuple[float, float]:
+def dispersion(state: DeploymentState, now: float) -> float:
+    """Return how much more arrivals vary than Poisson arrivals would: variance over mean of what comes in 6 s; at least 1.
+
+    From differences of neighbouring windows, so that growth is not taken for bursts (von Neumann 1941).
+    """
+    counts = [0.0] * DISPERSION_WINDOWS
+    for flow in state.flows:
+        age = int((now - flow.at) / BURST_WINDOW_SECONDS)
+        if age < DISPERSION_WINDOWS:
+            counts[age] += flow.arrivals
+    mean = sum(counts) / DISPERSION_WINDOWS
+    if mean <= 0.0 or not state.flows or now - state.flows[0].at < (DISPERSION_WINDOWS - 1) * BURST_WINDOW_SECONDS:
+        return 1.0
+    squares = sum((after - before) ** 2 for before, after in pairwise(counts))
+    return max(1.0, squares / (2.0 * (DISPERSION_WINDOWS - 1) * mean))
+
+
+def window(state: DeploymentState, now: float, window_seconds: float) -> tuple[float, float]:
     """Return what arrived in a window, and how long that window really was.
 
     A flow covers the time since the one before it, so the window reaches back to the last flow outside it, however the passes fell;
@@ -101,16 +112,3 @@ def _window(state: DeploymentState, now: float, window_seconds: float) -> tuple[
     if not inside or not outside:
         return arrivals, window_seconds
     return arrivals, max(inside[-1].at - outside[-1], 1.0)
-
-
-def forecast(demand: Demand, profile: ServiceProfile) -> DemandForecast:
-    """Return the demand at the end of the cold start, if the rate stays as it is."""
-    growth_per_second = 0.0
-    if profile.requests_per_second is not None and demand.waiting > 0:
-        served = profile.requests_per_second * demand.ready_replicas
-        growth_per_second = max(0.0, demand.arrival_rate_per_second - served)
-    return DemandForecast(
-        demand=demand,
-        horizon_seconds=profile.startup_seconds,
-        waiting=demand.waiting + growth_per_second * profile.startup_seconds,
-    )

@@ -51,6 +51,8 @@ class Observation:
     """Every ready replica and every source has a fresh number."""
     missing: str = ""
     """What is stale or silent, for people."""
+    waiting_outside: float = 0.0
+    """The part of `waiting` that no Pod has yet: a replica that comes can take it, the rest stays where it is."""
     work: dict[str, float]
     """Work (waiting + running) of each Pod with a fresh reading, by UID: a drained replica with none may go."""
     pod_flows: tuple[PodFlow, ...] = ()
@@ -88,29 +90,29 @@ def build_observation(
             arrivals += came
             finished += left
             counted = counted or sample.finished_total is not None
-            if pod_flow:
-                pod_flows.append(pod_flow)
-        unbroken = previous is not None and _unbroken(sample, previous, signals[sample.signal].stale_after_seconds)
+            pod_flows.extend([pod_flow] if pod_flow else [])
+        unbroken = _unbroken(sample, previous, signals[sample.signal].stale_after_seconds)
         if deployment.latency_target is None:
-            sample = replace(sample, ttft_buckets=()) if sample.ttft_buckets else sample
+            sample = replace(sample, ttft_buckets=())
         elif previous is not None:
-            new = increase(sample, previous)
-            ttft.append(new)
-            if unbroken and not sample.waiting and not previous.waiting:
-                unqueued.append(new)
+            new, calm, empty = _latencies(sample, previous, deployment.target_queue_depth)
+            ttft.extend([new] if calm else [])
+            unqueued.extend([new] if empty and unbroken else [])
         readings[sample.signal, sample.pod_uid] = _reading(sample, previous if unbroken else None)
     kept = tuple(
         reading
-        for key, reading in sorted(readings.items())
+        for _, reading in sorted(readings.items())
         if reading.signal in signals and (not reading.pod_uid or reading.pod_uid in by_uid)
     )
     ready = tuple(replica for replica in replicas if replica.phase is ReplicaPhase.READY)
     observation = _summarise(signals, ready, kept, now)
-    fresh = not isinstance(observation.waiting, NoData) or not isinstance(observation.running, NoData)
-    # A pass that counted nothing is kept too: it says until when nothing came.
-    new_flow = (Flow(at=now, arrivals=arrivals, finished=finished, ttft=merged(ttft)),) if counted else ()
-    flows = tuple(flow for flow in state.flows if flow.at > now - FLOW_WINDOW_SECONDS) + new_flow
-    since = (state.observing_since if state.observing_since is not None else now) if fresh else None
+    flows = tuple(flow for flow in state.flows if flow.at > now - FLOW_WINDOW_SECONDS)
+    if counted:
+        # A pass that counted nothing is kept too: it says until when nothing came.
+        busy = observation.running.value if isinstance(observation.running, Measurement) else 0.0
+        flows += (Flow(at=now, arrivals=arrivals, finished=finished, running=busy, ttft=merged(ttft)),)
+    silent = isinstance(observation.waiting, NoData) and isinstance(observation.running, NoData)
+    since = None if silent else state.observing_since if state.observing_since is not None else now
     return (
         replace(observation, pod_flows=tuple(pod_flows)),
         replace(
@@ -123,8 +125,19 @@ def build_observation(
     )
 
 
-def _unbroken(sample: Sample, previous: Reading, stale_after_seconds: float) -> bool:
+def _latencies(sample: Sample, previous: Reading, target_queue_depth: float) -> tuple[Counts, bool, bool]:
+    """Return the times to first token since the reading before, whether they tell of today, and whether nobody waited.
+
+    What stood in one Pod's long queue tells of the past: no number of replicas shortens that queue.
+    """
+    longest = max(sample.waiting or 0.0, previous.waiting or 0.0)
+    return increase(sample, previous), longest <= target_queue_depth, longest == 0.0
+
+
+def _unbroken(sample: Sample, previous: Reading | None, stale_after_seconds: float) -> bool:
     """Whether nothing can have happened unseen between two readings: neither a gap nor a restart of the counters."""
+    if previous is None:
+        return False
     fell = (sample.finished_total or 0.0) < (previous.finished_total or 0.0)
     return not fell and sample.observed_at - previous.at <= stale_after_seconds
 
@@ -196,6 +209,7 @@ def _summarise(
 ) -> Observation:
     by_key = {(reading.signal, reading.pod_uid): reading for reading in readings}
     waiting: list[tuple[float, float]] = []
+    waiting_outside = 0.0
     running: list[tuple[float, float]] = []
     rates: list[tuple[float, float]] = []
     latencies: list[tuple[float, float]] = []
@@ -216,6 +230,7 @@ def _summarise(
                     f"{source}: " + ("no answer yet" if age_seconds is None else f"last answer {age_seconds:.0f} s ago")
                 )
                 continue
+            waiting_outside += 0.0 if signal.in_pods else reading.waiting or 0.0
             for value, into in (
                 (reading.waiting, waiting),
                 (reading.running, running),
@@ -236,6 +251,7 @@ def _summarise(
         ready_replicas=len(ready),
         complete=not missing and bool(signals),
         missing="; ".join(missing[:3]) + (f"; and {len(missing) - 3} more" if len(missing) > 3 else ""),
+        waiting_outside=waiting_outside,
         work=work,
     )
 

@@ -20,6 +20,8 @@ FADE_SECONDS = 600.0
 ENOUGH_SATURATED_SECONDS = 20.0
 ENOUGH_FINISHED = 20.0
 """With fewer completions than this the rate is off by more than a fifth (Poisson: 1/sqrt(n)), so the prior holds."""
+BATCH_SLOWDOWN = 2.0
+"""How much longer a request takes in a full batch than alone, as a share; it grows linearly with the batch, as a decode step does."""
 STARTUPS_REMEMBERED = 5
 UNKNOWN_STARTUP_SECONDS = 300.0
 """Where neither the user nor a measurement says: pulling and loading takes 5 to 15 minutes in AWS's own samples."""
@@ -35,6 +37,28 @@ class ServiceProfile:
     measured: bool
     """Whether the rate was measured, not only promised."""
     startup_measured: bool = False
+
+
+def with_estimate(profile: ServiceProfile, state: DeploymentState, ready_replicas: int) -> ServiceProfile:
+    """Return the profile with a capacity estimated from partial load, where nothing better is known.
+
+    By Little's law a request takes `running / rate` seconds at the batch of today, and `BATCH_SLOWDOWN` says how much longer in a full
+    one. While load rises completions lag behind arrivals; the mean of both is the rate in the middle of a request's time.
+    """
+    known = profile.requests_per_second is not None or not profile.concurrency
+    if known or len(state.flows) < 2 or not ready_replicas:
+        return profile
+    arrivals = sum(flow.arrivals for flow in state.flows[1:])
+    finished = sum(flow.finished for flow in state.flows[1:])
+    running = sum(flow.running for flow in state.flows[1:]) / (len(state.flows) - 1)
+    seconds = state.flows[-1].at - state.flows[0].at
+    if finished < ENOUGH_FINISHED or running <= 0.0 or seconds <= 0.0:
+        return profile
+    assert profile.concurrency is not None
+    rate = (arrivals + finished) / 2.0 / seconds
+    batch_share = min(1.0, running / (profile.concurrency * ready_replicas))
+    slowdown = (1.0 + BATCH_SLOWDOWN) / (1.0 + BATCH_SLOWDOWN * batch_share)
+    return replace(profile, requests_per_second=profile.concurrency * rate / running / slowdown)
 
 
 def learn(state: DeploymentState, flows: tuple[PodFlow, ...], replicas: tuple[Replica, ...]) -> DeploymentState:

@@ -13,14 +13,12 @@ from dataclasses import dataclass, replace
 from fleetpack.api.conditions import Reason
 from fleetpack.core.absent import NoData
 from fleetpack.core.decision import Factor
-from fleetpack.core.demand import RATE_WINDOW_SECONDS, Demand
+from fleetpack.core.demand import Demand
 from fleetpack.core.deployments import Deployment, Mode
+from fleetpack.core.forecast import lead_seconds
 from fleetpack.core.profiles import ServiceProfile
-from fleetpack.core.sizing import Recommendation
+from fleetpack.core.sizing import Recommendation, break_even_seconds
 from fleetpack.core.state import DeploymentState, Recommended
-
-COLD_STARTS_OF_RENT = 2.0
-"""A cold start costs its own rent once, and once more for the requests that wait for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,11 +39,6 @@ _FOR_WHAT: dict[str, str] = {
     Reason.LATENCY_ABOVE_TARGET: " for spec.scaling.latencyTarget",
     Reason.COST_TARGET: ", more is not paid for by spec.cost.targetUSDPerMillionRequests",
 }
-
-
-def break_even_seconds(profile: ServiceProfile) -> float:
-    """Return how long a surplus replica is kept; never shorter than the window that its idleness is measured over."""
-    return max(RATE_WINDOW_SECONDS, COLD_STARTS_OF_RENT * profile.startup_seconds)
 
 
 def stabilize(
@@ -70,7 +63,7 @@ def stabilize(
             holding=True,
         )
         return held, replace(state, recommended=(), desired=automatic, last_demand_at=state.last_demand_at or now)
-    hold_seconds = break_even_seconds(profile)
+    hold_seconds = break_even_seconds(lead_seconds(profile, state))
     keep = recommendation.keep_replicas if demand.complete else max(recommendation.keep_replicas, current)
     history = _remember(state.recommended, Recommended(at=now, keep_replicas=keep), hold_seconds)
     last_demand_at = now if not demand.idle or state.last_demand_at is None else state.last_demand_at

@@ -35,6 +35,8 @@ class Flow:
     at: float
     arrivals: float
     finished: float
+    running: float = 0.0
+    """How many requests ran at the end of the pass."""
     ttft: tuple[tuple[float, float], ...] = ()
     """Requests by the upper bound of their time to first token in seconds; only where there is a latency target."""
 
@@ -45,6 +47,26 @@ class Recommended:
 
     at: float
     keep_replicas: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Raise:
+    """More replicas were wanted, and are not all Ready yet."""
+
+    at: float
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What the trend of the arrival rate said of a later moment."""
+
+    due: float
+    made_at: float
+    rate_per_second: float
+    """The rate when it was made."""
+    growth: float
+    """By how much it would be higher when due, in requests per second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +97,14 @@ class DeploymentState:
     latency_ready_replicas: int | None = None
     latency_since: float = 0.0
     """Since when that many replicas are ready: what was measured before belongs to another number."""
+    raised: tuple[Raise, ...] = ()
+    leads_seconds: tuple[float, ...] = ()
+    """The last few measured times from wanting a replica to its being Ready, oldest first."""
+    predictions: tuple[Prediction, ...] = ()
+    """Those that are not due yet."""
+    trend_agreement: float = 0.0
+    trend_evidence: float = 0.0
+    """Fading sums over the predictions that were due: growth times what came, and growth squared, in units of chance."""
     started_uids: tuple[str, ...] = ()
     """Pods whose cold start has been counted."""
     desired: int | None = None
