@@ -32,7 +32,7 @@ check: setup ## Format, lint, types, import layers, generated files (no cluster 
 	@$(BIN)/ruff format --check --quiet . || { echo "check: run 'make format'"; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
-	@$(BIN)/mypy -p control_plane -p kind_cluster -p demonstration -p benchmarks -p images_build -m installation
+	@$(BIN)/mypy -p control_plane -p kind_cluster -p demonstration -p benchmarks -p images_build -m installation -m run_tests
 	@$(BIN)/lint-imports --no-cache > /tmp/fleetpack-lint-imports.$$$$ || { cat /tmp/fleetpack-lint-imports.$$$$; exit 1; }; rm -f /tmp/fleetpack-lint-imports.*
 	@$(BIN)/python hack/generate_crds.py --check
 	@$(BIN)/python hack/generate_api_reference.py --check
@@ -42,7 +42,7 @@ check: setup ## Format, lint, types, import layers, generated files (no cluster 
 
 .PHONY: test
 test: setup ## Run every test, on a real control plane too (built the first time), and in kind where a Docker engine answers
-	@$(BIN)/pytest $(TESTS)
+	@$(if $(TESTS),$(BIN)/pytest $(TESTS),$(BIN)/python hack/run_tests.py)
 
 .PHONY: test-kind
 test-kind: setup ## Run the tests that need real kubelets, in a kind cluster of their own (FLEETPACK_KIND_CLUSTER=NAME: in that one)
