@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import yaml
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fleetpack_simulator.calibration.fitting import fit
 from fleetpack_simulator.calibration.report import calibrate, markdown_tables, print_report
@@ -44,7 +45,11 @@ def calibrate_command(rows_path: Path | None, as_json: bool, markdown: bool, ref
         rows = fitted_on if rows_path is None else read_rows(rows_path)
     except RowsError as error:
         raise click.UsageError(str(error)) from error
-    report = calibrate(rows, fitted_on)
+    errors = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        task = bar.add_task("fits without some of the rows", total=None)
+        report = calibrate(rows, fitted_on, lambda done, of: bar.update(task, completed=done, total=of))
     if as_json:
         click.echo(json.dumps(report.to_json(), indent=2))
         return

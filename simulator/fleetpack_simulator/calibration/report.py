@@ -87,9 +87,24 @@ class CalibrationReport:
         }
 
 
-def calibrate(rows: RowSet, fitted_on: RowSet) -> CalibrationReport:
-    """Predict every row with the coefficients of the package, and again with those of fits that have not seen its like."""
+def _tell_nobody(done: int, of: int) -> None:
+    pass
+
+
+def calibrate(rows: RowSet, fitted_on: RowSet, tell: Callable[[int, int], None] = _tell_nobody) -> CalibrationReport:
+    """Predict every row with the coefficients of the package, and again with those of fits that have not seen its like.
+
+    `tell` hears after each of those fits how many are done, and of how many.
+    """
     rows = _predictable(rows)
+    sets = {("family", row.family) for row in rows.rows} | {("type", row.instance_type) for row in rows.rows}
+    done = 0
+
+    def one_more() -> None:
+        nonlocal done
+        done += 1
+        tell(done, len(sets))
+
     comparisons = tuple(_compare(rows.rows, {}))
     kinds = sorted({one.figure for one in comparisons if one.figure.is_counted})
     return CalibrationReport(
@@ -97,8 +112,8 @@ def calibrate(rows: RowSet, fitted_on: RowSet) -> CalibrationReport:
         total=summarize("all", comparisons),
         by_kind=tuple(summarize(kind, [one for one in comparisons if one.figure is kind]) for kind in kinds),
         left_out=(
-            _leave_out("model family", rows.rows, fitted_on.rows, lambda row: row.family),
-            _leave_out("instance type", rows.rows, fitted_on.rows, lambda row: row.instance_type),
+            _leave_out("model family", rows.rows, fitted_on.rows, lambda row: row.family, one_more),
+            _leave_out("instance type", rows.rows, fitted_on.rows, lambda row: row.instance_type, one_more),
         ),
         skipped=rows.skipped,
     )
@@ -151,7 +166,9 @@ def _compare(rows: Iterable[Row], fitted: Mapping[str, Coefficients]) -> Iterabl
                 )
 
 
-def _leave_out(by: str, rows: Iterable[Row], fitted_on: Iterable[Row], key: Callable[[Row], str]) -> LeftOut:
+def _leave_out(
+    by: str, rows: Iterable[Row], fitted_on: Iterable[Row], key: Callable[[Row], str], one_more: Callable[[], None]
+) -> LeftOut:
     rows, fitted_on = tuple(rows), tuple(fitted_on)
     every: list[Comparison] = []
     parts: list[Summary] = []
@@ -160,6 +177,7 @@ def _leave_out(by: str, rows: Iterable[Row], fitted_on: Iterable[Row], key: Call
         comparisons = tuple(_compare((row for row in rows if key(row) == name), fitted))
         every += comparisons
         parts.append(summarize(name, comparisons))
+        one_more()
     return LeftOut(by=by, total=summarize("all", every), parts=tuple(parts))
 
 

@@ -32,7 +32,8 @@ class Coefficients:
     """Time per layer for its two small all-reduces, when more than one device works on it. Decode steps show no dependence on the
     number of devices or on their topology: 4 and 12 on a ring, 16 on a torus."""
     position_seconds: float
-    """Time per layer, context position and query head of a rank, beyond the read of the KV cache; per token of a prompt too."""
+    """Time per layer and position of the context, beyond the read of the KV cache, for up to 128 rows (sequences times query heads of
+    a rank) at once; an eighth of it per pair of token and position of a prompt and head. Static shapes only in a decode step."""
     sequence_seconds: float
     """Time per layer and sequence in a decode step: its keys and values are written to their place."""
     prefill_sequence_seconds: float

@@ -33,7 +33,16 @@ _FLASH_TOKENS_ON_PAIRED_CORES = 1024
 _PAIRED_CORES = frozenset({"trainium2", "trainium3"})
 _FLASH_PAIR_SHARE = 0.5
 # A link that a prefill's collectives cross, as a share of a small collective's time.
-_HOP_SHARE = 0.4
+_HOP_SHARE = 0.5
+# Attention of a step works on rows, one per sequence and query head, and a NeuronCore's vector and scalar engines take 128 of them at
+# once (128 lanes, one per partition; Neuron docs, NeuronCore-v2 architecture): so a position costs the same for 1 row as for 128.
+_LANES = 128
+# Query heads that share keys and values get copies of them (`repeat_kv` in NxD Inference's attention), which is a second pass over
+# the cache. In steps of 4 to 32 sequences, a position costs 3.2 to 4.5 ns per layer and sequence where 2 or 4 query heads of a rank
+# share one KV head, and 1.9 ns where a rank has one of each: its read alone.
+_REPEATED_KV_PASSES = 2
+# A pair of token and position of a prompt, for one head, as a share of a position in a decode step. Chosen, not derived.
+_PAIR_SHARE_OF_POSITION = 0.125
 # A small collective among the cores of one device, as a share of one among devices: it crosses no link.
 _COLLECTIVE_SHARE_WITHIN_DEVICE = 0.5
 # Work along a row of hidden values (norms, activations, residuals) takes as long as so many more columns of every matrix.
@@ -54,7 +63,7 @@ def prefill_seconds(profile: EngineProfile, prompt_tokens: int, sequences: int =
 
     Operations: two per parameter and token, and 2 · layers · heads · head size · tokens² for causal attention (Korthikanti et al.,
     "Reducing Activation Recomputation in Large Transformer Models", appendix A; Kaplan et al. 2020, section 2.1). Attention also
-    takes time per pair of token and position, and head of a rank, as in a decode step.
+    takes time per pair of token and position, and head of a rank.
     """
     coefficients, model = profile.coefficients, profile.model
     tokens = padded_tokens(profile, prompt_tokens)
@@ -63,8 +72,8 @@ def prefill_seconds(profile: EngineProfile, prompt_tokens: int, sequences: int =
     work_seconds = (linear_operations + attention_operations) / (_flops(profile) * matrix_share(profile))
     # Long prompts are spread over ranks by tokens too, so heads count as they are and not in whole numbers per rank.
     heads = model.query_heads / profile.cores
-    position_seconds = model.layers * heads * coefficients.position_seconds
-    pair_seconds = _pair_share(profile, tokens) * tokens**2 * position_seconds
+    one_pair_seconds = model.layers * heads * _PAIR_SHARE_OF_POSITION * coefficients.position_seconds
+    pair_seconds = _pair_share(profile, tokens) * tokens**2 * one_pair_seconds
     # A prompt touches every expert.
     whole_read = model.parameters_billions * 1e9 * _bytes_per_weight(profile) / _bandwidth(profile)
     hops_seconds = model.layers * collective_hops(profile) * _HOP_SHARE * coefficients.collective_seconds
@@ -84,21 +93,24 @@ def decode_step_seconds(
 ) -> float:
     """Return the time of one step that gives each of `batch` sequences a token; `context_tokens` is the sum over them.
 
-    pass + batch · operations + context · (KV cache read + attention) + live sequences · sampling on the host
+    pass + batch · operations + context · KV cache read + longest context · attention + live sequences · sampling on the host
 
     Pope et al., "Efficiently Scaling Transformer Inference", section 2 (memory and compute time of decode). On static shapes the
     compiled batch and the bucket of the longest context count (None: the window), not the live ones: Llama-3.1-8B compiled for 32
     takes 24.5 ms per token with a single sequence, compiled for 1 it takes 11 ms (vLLM on Neuron, guidellm runs; optimum-neuron plots).
     """
-    live_seconds = 0.0
+    live_seconds = position_seconds = 0.0
     if profile.hardware.static_shapes:
         live_seconds = batch * live_sequence_seconds(profile)
         batch = profile.maximum_batch
-        context_tokens = batch * context_bucket(profile, longest_context_tokens)
+        bucket = context_bucket(profile, longest_context_tokens)
+        context_tokens = batch * bucket
+        position_seconds = attention_seconds(profile, bucket)
     return (
         pass_seconds(profile, batch)
         + batch * sequence_seconds(profile)
         + context_tokens * context_token_seconds(profile)
+        + position_seconds
         + live_seconds
     )
 
@@ -133,9 +145,21 @@ def live_sequence_seconds(profile: EngineProfile) -> float:
 
 
 def context_token_seconds(profile: EngineProfile) -> float:
-    """Return what one more token of context adds to a step: its keys and values are read, and each query head works on it."""
-    kv_bytes = profile.model.kv_bytes_per_token(profile.cores)
-    return kv_bytes / _bandwidth(profile) + _position_seconds(profile)
+    """Return what one more token of context adds to a step: its keys and values are read, on static shapes perhaps copied first."""
+    model = profile.model
+    kv_heads_per_rank = ceil(model.kv_heads / profile.cores)
+    is_repeated = profile.hardware.static_shapes and model.query_heads_per_rank(profile.cores) > kv_heads_per_rank
+    passes = _REPEATED_KV_PASSES if is_repeated else 1
+    return passes * model.kv_bytes_per_token(profile.cores) / _bandwidth(profile)
+
+
+def attention_seconds(profile: EngineProfile, bucket_tokens: int) -> float:
+    """Return what a step works on the positions of a bucket, beyond reading them; on static shapes, for the whole compiled batch."""
+    if not profile.hardware.static_shapes:
+        return 0.0
+    rows = profile.maximum_batch * profile.model.query_heads_per_rank(profile.cores)
+    per_position_seconds = ceil(rows / _LANES) * profile.coefficients.position_seconds
+    return profile.model.layers * bucket_tokens * per_position_seconds
 
 
 def padded_tokens(profile: EngineProfile, tokens: int) -> int:
@@ -228,11 +252,6 @@ def _collective_share(profile: EngineProfile) -> float:
     if profile.cores == 1:
         return 0.0
     return 1.0 if profile.devices > 1 else _COLLECTIVE_SHARE_WITHIN_DEVICE
-
-
-def _position_seconds(profile: EngineProfile) -> float:
-    heads = profile.model.query_heads_per_rank(profile.cores)
-    return profile.model.layers * heads * profile.coefficients.position_seconds
 
 
 def _prefill_parameters(profile: EngineProfile) -> float:

@@ -47,6 +47,7 @@ class FixedShapeModel:
     cores_per_worker: int = 1
 
 
+@cache
 def find_decoder(name: str, *, weight_bits: int = 16) -> DecoderModel:
     """Return the shape of a decoder by its published name."""
     entry = _entries("decoders").get(_key(name))

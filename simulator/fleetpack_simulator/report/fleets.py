@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from fleetpack_simulator.engine import EngineProfile, prefill_seconds
 from fleetpack_simulator.engine.performance import (
+    attention_seconds,
     context_bucket,
     context_token_seconds,
     decode_step_seconds,
@@ -259,7 +260,8 @@ def decode_parts(profile: EngineProfile, tokens: int) -> dict[str, float]:
         "reading the KV cache (memory bandwidth)": batch
         * context_bucket(profile, tokens)
         * context_token_seconds(profile),
-        "computing": batch * (sequence_seconds(profile) - sampling),
+        "computing": batch * (sequence_seconds(profile) - sampling)
+        + attention_seconds(profile, context_bucket(profile, tokens)),
         "sampling on the host": batch * sampling,
     }
 

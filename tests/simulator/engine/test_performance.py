@@ -21,7 +21,13 @@ from fleetpack_simulator.engine import (
     prefill_seconds,
     step_costs,
 )
-from fleetpack_simulator.engine.performance import FEMTOSECONDS, StepCosts, collective_hops
+from fleetpack_simulator.engine.performance import (
+    FEMTOSECONDS,
+    StepCosts,
+    attention_seconds,
+    collective_hops,
+    context_token_seconds,
+)
 from fleetpack_simulator.engine.published import find_decoder
 
 INFERENTIA2 = Hardware(
@@ -148,6 +154,25 @@ def test_should_let_sampling_on_the_host_cost_each_live_sequence_its_part() -> N
 
     assert alone - decode_step_seconds(on_device, 1, 0) == pytest.approx(0.0237, rel=0.25)
     assert full - alone == pytest.approx(31 * 0.0008, rel=0.1)
+
+
+def test_should_work_on_the_positions_of_128_sequences_and_heads_at_once() -> None:
+    """32 sequences with 4 query heads on each of 8 ranks fill the lanes; one more sequence takes a second round."""
+    alone, full, over = (
+        attention_seconds(compiled(LLAMA_8B, INFERENTIA2, 8, batch, 512), 512) for batch in (1, 32, 33)
+    )
+
+    assert (full, over) == (alone, 2 * alone)
+
+
+def test_should_take_a_second_pass_over_keys_and_values_that_query_heads_share() -> None:
+    """8 KV heads for 32 query heads: on 8 ranks each KV head serves four query heads, on 32 each rank has one of both."""
+    for cores, passes in ((8, 2), (32, 1)):
+        profile = compiled(LLAMA_8B, TRAINIUM, cores, 1, 4096)
+        bandwidth = profile.devices * 820e9 * profile.coefficients.weight_bandwidth_share
+
+        read_seconds = LLAMA_8B.kv_bytes_per_token(cores) / bandwidth
+        assert context_token_seconds(profile) == pytest.approx(passes * read_seconds)
 
 
 def test_should_mark_what_was_never_measured_as_projected() -> None:
