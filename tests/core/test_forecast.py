@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders import NOW, a_replica
+from builders import NOW, a_deployment, a_replica, a_sample, some_inputs
 from fleetpack.core.demand import Demand, dispersion
 from fleetpack.core.fleet import ReplicaPhase
 from fleetpack.core.forecast import (
@@ -23,8 +24,9 @@ from fleetpack.core.forecast import (
     slope,
     supply_of,
 )
+from fleetpack.core.planner import plan
 from fleetpack.core.profiles import ServiceProfile, with_estimate
-from fleetpack.core.state import DeploymentState, Flow, Prediction, Raise
+from fleetpack.core.state import DeploymentState, Flow, Prediction, Raise, State
 
 TICK_SECONDS = 2.0
 PROFILE = ServiceProfile(requests_per_second=2.0, concurrency=32.0, startup_seconds=100.0, measured=True)
@@ -238,3 +240,20 @@ def test_should_estimate_nothing_where_a_capacity_is_known_or_little_was_seen() 
 
     assert with_estimate(PROFILE, a_state(flows=flows([5.0] * 20)), ready_replicas=2) == PROFILE
     assert with_estimate(unknown, a_state(flows=flows([5.0] * 20)), ready_replicas=2) == unknown
+
+
+# --- what is said
+
+
+def test_should_say_that_an_expected_demand_is_met() -> None:
+    deployment, replica, state, told = a_deployment(maximum_replicas=12), a_replica(0), State(), []
+    for tick in range(75):
+        now, rate = NOW + TICK_SECONDS * tick, min(10.0, 2.0 + 0.08 * tick)
+        finished = sum(min(10.0, 2.0 + 0.08 * earlier) * TICK_SECONDS for earlier in range(tick))
+        sample = a_sample(replica, at=now, running=2.0 * rate, finished_total=finished)
+        inputs = some_inputs(now=now, deployments=(deployment,), replicas=(replica,), samples=(sample,))
+        found, state = plan(inputs, state)
+        told += [decision.message for decision in found.decisions if "are expected" in decision.message]
+
+    assert told
+    assert re.search(r"needed in 10 s, when [\d.]+ requests per second are expected \([\d.]+ now\)", told[0])

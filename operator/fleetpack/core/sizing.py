@@ -90,6 +90,7 @@ def size(
         Factor(name="arrival_rate_per_second", value=demand.arrival_rate_per_second),
         Factor(name="waiting", value=demand.waiting),
         Factor(name="running", value=demand.running),
+        Factor(name="arrival_rate_at_horizon_per_second", value=forecast.arrival_rate_per_second),
         Factor(name="waiting_at_horizon", value=forecast.waiting),
         Factor(name="horizon_seconds", value=forecast.horizon_seconds),
     ]

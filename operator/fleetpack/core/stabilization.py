@@ -102,7 +102,7 @@ def _choose(
     """Up at once, down when the whole window agrees, else stay."""
     wanted, reason = recommendation.replicas, recommendation.bound_by
     if wanted > current:
-        message = f"{wanted} needed now{_FOR_WHAT.get(reason, '')}"
+        message = f"{wanted} needed{_when(recommendation)}{_FOR_WHAT.get(reason, '')}"
     elif kept_all_window is not None and kept_all_window < current:
         wanted, reason = kept_all_window, Reason.DEMAND_BELOW_CAPACITY
         message = f"no more than {kept_all_window} needed for as long as a cold start is worth"
@@ -126,6 +126,17 @@ def _choose(
         reason, message = Reason.AT_MINIMUM_REPLICAS, f"{wanted} wanted, spec.scaling.minReplicas asks for {bounded}"
     return DesiredReplicas(
         replicas=bounded, automatic=bounded, reason=reason, message=message, factors=recommendation.factors
+    )
+
+
+def _when(recommendation: Recommendation) -> str:
+    """Say whether today's demand or an expected one is met."""
+    known = {factor.name: factor.value for factor in recommendation.factors}
+    rate, rate_then = known.get("arrival_rate_per_second", 0.0), known.get("arrival_rate_at_horizon_per_second", 0.0)
+    if rate_then <= rate:
+        return " now"
+    return (
+        f" in {known['horizon_seconds']:.0f} s, when {rate_then:.3g} requests per second are expected ({rate:.3g} now)"
     )
 
 
