@@ -16,6 +16,8 @@ from chart import CHART, EVERYTHING, MONITORING, ROOT, Manifest, of_kind, render
 from control_plane.binaries import ensure
 from control_plane.programs import PROMTOOL
 from fleetpack.api.conditions import Reason
+from fleetpack.cluster.api_client import Write
+from fleetpack.cluster.observing import CountingWriteObserver
 from fleetpack.telemetry.metrics import FleetMetrics
 
 pytestmark = pytest.mark.cluster
@@ -151,6 +153,15 @@ def test_should_say_of_each_alert_how_bad_it_is_and_what_it_means(name: str) -> 
     assert rule["labels"]["severity"] in {"critical", "warning"}
     assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
     assert set(OURS.findall(rule["expr"])) <= series_names()
+
+
+def test_should_take_no_write_that_succeeds_for_one_that_fails() -> None:
+    metrics = FleetMetrics()
+    CountingWriteObserver(metrics).after_write(Write(number=1, verb="create", path="/api/v1/namespaces/a/pods"), None)
+    [counted] = [one for one in metrics.registry.collect() if one.name == "fleetpack_writes"]
+    [code] = [sample.labels["code"] for sample in counted.samples]
+    [spared] = re.findall(r'code!~"([^"]+)"', alerts()["FleetpackWritesFailing"]["expr"])
+    assert re.fullmatch(spared, code)
 
 
 def test_should_draw_only_metrics_that_exist() -> None:

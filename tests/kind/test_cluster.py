@@ -130,7 +130,8 @@ def service(name: str, spec: dict[str, Any]) -> dict[str, Any]:
 def running_pods(kubectl: Kubectl) -> tuple[ProbePod, ...]:
     columns = "jsonpath={range .items[*]}{.metadata.name} {.spec.nodeName} {.status.podIP}{'\\n'}{end}"
     lines = kubectl.read("-n", NAMESPACE, "get", "pods", f"--selector=app={APPLICATION}", f"--output={columns}")
-    found = [line.split() for line in lines.splitlines()]
+    # One that has just ended, or was just made, has no address.
+    found = [words for words in map(str.split, lines.splitlines()) if len(words) == 3]
     return tuple(ProbePod(name=name, node=node, address=address) for name, node, address in sorted(found))
 
 

@@ -225,7 +225,7 @@ class FleetMetrics:
         self._actions = declare.counter("fleetpack_actions_total", "Actions carried out.", "kind", "outcome")
         self._writes = declare.counter(
             "fleetpack_writes_total",
-            "Writes to the Kubernetes API; code is the status code, or a word where no answer came.",
+            "Writes to the Kubernetes API; code is ok, the status code of a refusal, or a word where no answer came.",
             "verb",
             "resource",
             "code",
