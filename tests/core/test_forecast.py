@@ -63,24 +63,23 @@ def foreseen(demand: Demand, supply: Supply, state: DeploymentState | None = Non
 def test_should_see_the_slope_of_a_ramp() -> None:
     ramp = flows([10.0 + 0.1 * TICK_SECONDS * tick for tick in range(61)])
 
-    growth, deviation = slope(a_state(flows=ramp), NOW)
+    seen = slope(a_state(flows=ramp), NOW)
 
-    assert growth == pytest.approx(0.1, rel=0.01)
-    assert 0.0 < deviation < 0.05
+    assert seen.growth_per_second == pytest.approx(0.1, rel=0.01)
+    assert 0.0 < seen.deviation_per_second < 0.05
+    assert seen.window_seconds == 120.0
 
 
 @pytest.mark.parametrize("ticks_ago", range(4, 60, 4))
 def test_should_take_no_step_for_growth(ticks_ago: int) -> None:
     step = flows([2.0] * (61 - ticks_ago) + [10.0] * ticks_ago)
 
-    growth, _ = slope(a_state(flows=step), NOW)
-
-    assert growth == 0.0
+    assert slope(a_state(flows=step), NOW).growth_per_second == 0.0
 
 
 @pytest.mark.parametrize("rates", [[0.2] * 61, [5.0] * 10, []])
 def test_should_see_no_growth_where_too_little_was_counted(rates: list[float]) -> None:
-    assert slope(a_state(flows=flows(rates)), NOW) == (0.0, 0.0) or slope(a_state(flows=flows(rates)), NOW)[0] == 0.0
+    assert slope(a_state(flows=flows(rates)), NOW).growth_per_second == 0.0
 
 
 def test_should_seldom_take_chance_for_growth() -> None:
@@ -88,8 +87,8 @@ def test_should_seldom_take_chance_for_growth() -> None:
     alarms = 0
     for _ in range(400):
         counts = [sum(drawn.random() < 0.01 for _ in range(1000)) / TICK_SECONDS for _ in range(61)]
-        growth, deviation = slope(a_state(flows=flows(counts)), NOW)
-        alarms += growth > GROWTH_DEVIATIONS * deviation
+        seen = slope(a_state(flows=flows(counts)), NOW)
+        alarms += seen.growth_per_second > GROWTH_DEVIATIONS * seen.deviation_per_second
 
     # Each is small, and the weight falls with each that does not come true.
     assert alarms <= 30
@@ -103,6 +102,16 @@ def test_should_expect_the_rate_at_the_end_of_the_lead_time() -> None:
 
     # 0.1 per second over 100 s and half the window; less what chance could have added.
     assert 26.0 < found.arrival_rate_per_second < 32.0
+
+
+def test_should_not_carry_a_short_rise_on_for_long() -> None:
+    # Flat for a minute, and up for the last 40 s: only the shortest blocks see it.
+    state = a_state(flows=flows([10.0] * 41 + [10.0 + 0.5 * TICK_SECONDS * tick for tick in range(20)]))
+    slow = replace(PROFILE, startup_seconds=600.0)
+
+    found, _ = forecast(a_demand(arrival_rate_per_second=22.0), slow, Supply(ready=20), state, NOW)
+
+    assert 22.0 < found.arrival_rate_per_second <= 22.0 + 0.5 * 5 * 40.0
 
 
 def test_should_foresee_no_fall() -> None:

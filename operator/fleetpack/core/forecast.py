@@ -32,6 +32,8 @@ STEP_SHARE = 0.15
 """Each difference between neighbouring blocks has at least this share of the slope, or it is no growth but a step."""
 GROWTH_DEVIATIONS = 1.0
 """What growth must exceed to be more than chance."""
+EXTRAPOLATION = 5.0
+"""A line is carried on for at most so many times as long as it was seen: what rose for 40 s says nothing of the sixth minute."""
 PRIOR_WEIGHT = 1.0
 PRIOR_DEVIATION = 0.5
 """How far growth is believed before any prediction was due: in full, with doubt that a few predictions can outweigh."""
@@ -61,6 +63,21 @@ class Supply:
     def ready_in(self, seconds: float) -> int:
         """How many replicas are expected to serve then."""
         return self.ready + sum(coming <= seconds for coming in self.coming_seconds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slope:
+    """How the arrival rate grows."""
+
+    growth_per_second: float
+    """In requests per second per second."""
+    deviation_per_second: float
+    """Of the growth, by chance."""
+    window_seconds: float
+    """Over how long it was seen."""
+
+
+NO_GROWTH = Slope(growth_per_second=0.0, deviation_per_second=0.0, window_seconds=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,12 +125,13 @@ def forecast(
 ) -> tuple[DemandForecast, DeploymentState]:
     """Return the demand at the end of the lead time, and remember what was predicted."""
     horizon_seconds = lead_seconds(profile, state)
-    growth_per_second, deviation = slope(state, now)
-    state = _backtest(state, demand.arrival_rate_per_second, growth_per_second, horizon_seconds, now)
-    believed = max(0.0, growth_per_second - GROWTH_DEVIATIONS * deviation) * earned_weight(state)
+    seen = slope(state, now)
     # The rate is a mean over its window: it is as old as the middle of that.
-    grown = believed * (horizon_seconds + RATE_WINDOW_SECONDS / 2) if demand.rate_known else 0.0
-    rate = demand.arrival_rate_per_second + grown
+    ahead_seconds = min(horizon_seconds + RATE_WINDOW_SECONDS / 2, EXTRAPOLATION * seen.window_seconds)
+    growth = seen.growth_per_second * ahead_seconds
+    state = _backtest(state, demand.arrival_rate_per_second, growth, horizon_seconds, now)
+    certain = max(0.0, growth - GROWTH_DEVIATIONS * seen.deviation_per_second * ahead_seconds)
+    rate = demand.arrival_rate_per_second + (certain * earned_weight(state) if demand.rate_known else 0.0)
     return DemandForecast(
         demand=demand,
         horizon_seconds=horizon_seconds,
@@ -122,24 +140,24 @@ def forecast(
     ), state
 
 
-def slope(state: DeploymentState, now: float) -> tuple[float, float]:
-    """Return the growth of the arrival rate in requests per second per second, and its deviation by chance; 0 where it is a step.
+def slope(state: DeploymentState, now: float) -> Slope:
+    """Return how the arrival rate grows; 0 where it is a step.
 
     Of several lengths of blocks the one that says most beyond chance: short ones see a turn early, long ones see a slow rise.
     """
     bursts = dispersion(state, now)
     slopes = [_slope_of(state, now, seconds, bursts) for seconds in BLOCK_SECONDS]
-    return max(slopes, key=lambda found: abs(found[0]) - GROWTH_DEVIATIONS * found[1])
+    return max(slopes, key=lambda seen: abs(seen.growth_per_second) - GROWTH_DEVIATIONS * seen.deviation_per_second)
 
 
-def _slope_of(state: DeploymentState, now: float, block_seconds: float, bursts: float) -> tuple[float, float]:
+def _slope_of(state: DeploymentState, now: float, block_seconds: float, bursts: float) -> Slope:
     """Least squares through the means r1..r4 of four blocks of b seconds: (3 (r4 - r1) + (r3 - r2)) / (10 b).
 
     With Poisson arrivals each mean has the variance a / b.
     """
     edge = now - BLOCKS * block_seconds
     if not state.flows or state.flows[0].at > edge + block_seconds / 2:
-        return 0.0, 0.0
+        return NO_GROWTH
     sums = [0.0] * BLOCKS
     for flow in state.flows:
         if flow.at > edge:
@@ -148,7 +166,7 @@ def _slope_of(state: DeploymentState, now: float, block_seconds: float, bursts: 
     first, second, third, fourth = (total / block_seconds for total in sums)
     growth = (3.0 * (fourth - first) + third - second) / (10.0 * block_seconds)
     if sum(sums) < ENOUGH_ARRIVALS:
-        return 0.0, 0.0
+        return NO_GROWTH
     mean = (first + second + third + fourth) / BLOCKS
     deviation = math.sqrt(20.0 * bursts * mean / block_seconds) / (10.0 * block_seconds)
     least = STEP_SHARE * abs(growth) * block_seconds
@@ -156,7 +174,11 @@ def _slope_of(state: DeploymentState, now: float, block_seconds: float, bursts: 
     steady = all(
         sign * (after - before) >= least for before, after in ((first, second), (second, third), (third, fourth))
     )
-    return (growth if steady else 0.0), deviation
+    return Slope(
+        growth_per_second=growth if steady else 0.0,
+        deviation_per_second=deviation,
+        window_seconds=BLOCKS * block_seconds,
+    )
 
 
 def earned_weight(state: DeploymentState) -> float:
@@ -180,7 +202,7 @@ def follow_lead(state: DeploymentState, before: int | None, ready: int, now: flo
 
 
 def _backtest(
-    state: DeploymentState, rate: float, growth_per_second: float, horizon_seconds: float, now: float
+    state: DeploymentState, rate: float, growth: float, horizon_seconds: float, now: float
 ) -> DeploymentState:
     """Hold what is due against what came, and keep today's prediction until it is due."""
     agreement, evidence = state.trend_agreement, state.trend_evidence
@@ -195,8 +217,7 @@ def _backtest(
         evidence = evidence * fade + share * prediction.growth**2 / noise
     pending = tuple(prediction for prediction in state.predictions if prediction.due > now)
     last_made = pending[-1].made_at if pending else -math.inf
-    if growth_per_second and now - last_made >= PREDICTION_SECONDS:
-        growth = growth_per_second * (horizon_seconds + RATE_WINDOW_SECONDS / 2)
+    if growth and now - last_made >= PREDICTION_SECONDS:
         made = Prediction(due=now + horizon_seconds, made_at=now, rate_per_second=rate, growth=growth)
         pending = tuple(sorted((*pending, made), key=lambda prediction: (prediction.due, prediction.made_at)))
     return replace(state, predictions=pending, trend_agreement=agreement, trend_evidence=evidence)

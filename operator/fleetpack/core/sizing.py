@@ -34,7 +34,7 @@ from fleetpack.core.queueing import replicas_for_wait
 
 START_UTILIZATION = 0.80
 """Above this a queue of Poisson arrivals grows fast even with several servers (Erlang C), so more replicas start."""
-KEEP_UTILIZATION = 0.70
+KEEP_UTILIZATION = 0.75
 """Replicas are given up only if the rest would run below this: the band between both is the hysteresis."""
 START_DEVIATIONS = 1.5
 KEEP_DEVIATIONS = 2.0
@@ -162,7 +162,7 @@ def _concurrency_bound(
     inside = demand.waiting + demand.running
     needed, kept = inside / room, inside / busy
     if rate and demand.rate_known:
-        relief = demand.waiting_outside / room + RELIEF * forecast.arrival_rate_per_second / rate
+        relief = demand.waiting_outside / room + RELIEF * demand.arrival_rate_per_second / rate
         needed, kept = (
             min(needed, max(demand.running / room, relief)),
             min(kept, max(demand.running / busy, relief)),
