@@ -148,6 +148,8 @@ class Reason(StrEnum):
     """No node has a free legal range with the CPU and memory that the Pod asks for."""
     INSUFFICIENT_CAPACITY = "InsufficientCapacity"
     """The provider has no machine of the wanted type at the moment."""
+    YIELDED_TO_PRIORITY = "YieldedToPriority"
+    """The fleet is full and a model of higher priority has no place: this one gives up what it has above its minReplicas."""
     WAITING_FOR_NODE = "WaitingForNode"
     """A node is being launched."""
     NOT_BOUND = "NotBound"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from fleetpack.api.conditions import Reason
 from fleetpack.core import stabilization
 from fleetpack.core.absent import NoData
 from fleetpack.core.cost import Allotment, allocate_budget, keep_cost_target, usd_per_replica_hour
 from fleetpack.core.demand import Demand, estimate_demand
-from fleetpack.core.deployments import Deployment
+from fleetpack.core.deployments import Deployment, Mode
 from fleetpack.core.fleet import Replica, ReplicaPhase
 from fleetpack.core.fleet_index import FleetIndex
 from fleetpack.core.forecast import follow_lead, forecast, supply_of
@@ -21,6 +22,17 @@ from fleetpack.core.samples import Sample
 from fleetpack.core.sizing import Recommendation, size
 from fleetpack.core.stabilization import DesiredReplicas
 from fleetpack.core.state import DeploymentState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Concession:
+    """What a deployment leaves to more important ones, as long as they wait for it."""
+
+    replicas: int
+    """How many it may have meanwhile."""
+    victims: tuple[Replica, ...]
+    """Those that go in this pass."""
+    message: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +50,15 @@ class Assessment:
     """By variant, in the order of preference."""
     latency: Latency | None = None
     """None: there is no latency target."""
+    needed: int
+    """How many of the desired replicas the demand asks for; the rest is kept because giving it up may cost more."""
+    concession: Concession | None = None
+    """None: nobody more important waits for its room."""
 
     @property
     def wanted(self) -> int:
-        """How many replicas there should be, as far as the deployment's own money goes."""
-        return self.allotment.replicas
+        """How many replicas there should be, as far as the deployment's own money and those more important let it."""
+        return self.allotment.replicas if self.concession is None else self.concession.replicas
 
 
 def assess(
@@ -88,8 +104,17 @@ def assess(
         allotment=allocate_budget(deployment, desired.replicas, replicas, fleet),
         profiles=profiles,
         latency=latency,
+        needed=_needed(deployment, recommendation, desired),
     )
     return assessment, state
+
+
+def _needed(deployment: Deployment, recommendation: Recommendation | NoData, desired: DesiredReplicas) -> int:
+    """Return how many of the desired replicas are no mere reserve; all of them where nobody knows or somebody ordered them."""
+    unsure = desired.reason == Reason.HOLDING_WINDOW_FILLING
+    if isinstance(recommendation, NoData) or unsure or deployment.mode is not Mode.AUTO:
+        return desired.replicas
+    return min(desired.replicas, max(recommendation.replicas, deployment.minimum_replicas))
 
 
 def _typical(profiles: tuple[tuple[str, ServiceProfile], ...], replicas: tuple[Replica, ...]) -> ServiceProfile:

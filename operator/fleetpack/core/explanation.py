@@ -76,6 +76,8 @@ def decide(found: Assessment, share: Placement, state: DeploymentState, now: flo
         reason = Reason.WAITING_FOR_NODE if unplaced[0].awaiting_launch else Reason.NO_FEASIBLE_PLACEMENT
         message = f"{found.wanted} wanted, {len(unplaced)} without a place: {unplaced[0].message}"
         return _decision(found, after, reason, message)
+    if found.concession:
+        return _decision(found, after, Reason.YIELDED_TO_PRIORITY, found.concession.message)
     if found.allotment.reason:
         return _decision(found, after, found.allotment.reason, found.allotment.message)
     if now < state.retry_at and found.wanted > before:
@@ -198,7 +200,7 @@ def _conditions(found: Assessment, unplaced: tuple[Unplaced, ...], decision: Dec
         _accepted(found),
         _ready(found, unplaced),
         _scaling_active(found),
-        _capacity_available(unplaced),
+        _capacity_available(found, unplaced),
         _within_budget(found, decision),
     )
 
@@ -270,7 +272,14 @@ _SILENCE: dict[str, str] = {
 }
 
 
-def _capacity_available(unplaced: tuple[Unplaced, ...]) -> Condition:
+def _capacity_available(found: Assessment, unplaced: tuple[Unplaced, ...]) -> Condition:
+    if found.concession:
+        return Condition(
+            type=ConditionType.CAPACITY_AVAILABLE,
+            status=False,
+            reason=Reason.YIELDED_TO_PRIORITY,
+            message=found.concession.message,
+        )
     if not unplaced:
         return Condition(
             type=ConditionType.CAPACITY_AVAILABLE,

@@ -6,7 +6,7 @@ brings its deployment to the smallest share of what it wants comes first. The la
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from fleetpack.api.conditions import Reason
 from fleetpack.core.assessment import Assessment
@@ -75,6 +75,15 @@ def _options(found: Assessment, aside: Mapping[tuple[str, str], set[str]]) -> tu
         )
         for variant in found.deployment.variants
     )
+
+
+def budgets(assessments: Iterable[Assessment]) -> dict[str, float]:
+    """Return what each deployment with a ceiling may still add, in USD per hour."""
+    return {
+        found.deployment.key: found.allotment.addable_usd_per_hour
+        for found in assessments
+        if found.allotment.addable_usd_per_hour is not None
+    }
 
 
 def shares_of(placement: Placement) -> dict[str, Placement]:

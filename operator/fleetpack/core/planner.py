@@ -21,6 +21,7 @@ from fleetpack.core.packing.consolidation import removable_nodes
 from fleetpack.core.packing.fit import rooms
 from fleetpack.core.packing.pack import Placement, pack
 from fleetpack.core.placing import (
+    budgets,
     empty_since,
     launch_context,
     node_actions,
@@ -32,6 +33,7 @@ from fleetpack.core.reconciliation import reconcile
 from fleetpack.core.rollout import UNBOUND_SECONDS
 from fleetpack.core.samples import Sample
 from fleetpack.core.state import DeploymentState, State
+from fleetpack.core.yielding import concede
 
 STALE_CACHE_SECONDS = 30.0
 """A picture of the cluster older than this may miss a deletion, so nothing is done by it."""
@@ -48,11 +50,12 @@ def plan(inputs: Inputs, state: State) -> tuple[Plan, State]:
     assessments, state = _assess_all(inputs, fleet, state, now)
     if inputs.cache_age_seconds > STALE_CACHE_SECONDS:
         return explanation.held(assessments, fleet, Reason.CACHE_STALE, inputs.cache_age_seconds), state
-    # 7: pack what is missing onto the fleet, the important first
+    # 7: pack what is missing onto the fleet, the important first; on a full fleet the others give way to them
     state = inflight.set_aside(state, refused_places(assessments), now, UNBOUND_SECONDS)
     requests = placement_requests(assessments, state, now)
     fleet_rooms = rooms(snapshot)
-    placement = pack(requests, fleet_rooms, snapshot.pools, _budgets(assessments), launch_context(snapshot, state, now))
+    placement = pack(requests, fleet_rooms, snapshot.pools, budgets(assessments), launch_context(snapshot, state, now))
+    assessments, placement, state = concede(assessments, placement, fleet, state, now)
     # 8: decide: what can be placed becomes actions, what cannot is fed back into the number of replicas
     shares = shares_of(placement)
     actions, decisions = _decide(assessments, shares, fleet, state, now)
@@ -82,15 +85,6 @@ def _assess_all(inputs: Inputs, fleet: FleetIndex, state: State, now: float) -> 
         assessments.append(found)
         states.append(after)
     return tuple(assessments), replace(state, deployments=tuple(states))
-
-
-def _budgets(assessments: tuple[Assessment, ...]) -> dict[str, float]:
-    """Return what each deployment with a ceiling may still add, in USD per hour."""
-    return {
-        found.deployment.key: found.allotment.addable_usd_per_hour
-        for found in assessments
-        if found.allotment.addable_usd_per_hour is not None
-    }
 
 
 def _decide(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fleetpack.api.conditions import Reason
 from fleetpack.core.assessment import Assessment
 from fleetpack.core.cost import replica_usd_per_hour
@@ -32,13 +34,17 @@ def reconcile(found: Assessment, share: Placement, fleet: FleetIndex, now: float
     weights = Weights(work=work, usd_per_hour=costs)
     hopeless = sum(not entry.awaiting_launch for entry in share.unplaced)
     room = RoomFound(hopeless=hopeless, attainable=len(found.replicas) + len(share.assigned))
-    for replica, reason in removals(deployment, found.standing, found.wanted, room, weights):
+    given = found.concession.victims if found.concession else ()
+    actions.extend(give_up(replica, Reason.YIELDED_TO_PRIORITY) for replica in given)
+    remaining = replace(found.standing, current=tuple(one for one in found.standing.current if one not in given))
+    for replica, reason in removals(deployment, remaining, found.wanted, room, weights):
         actions.append(give_up(replica, reason))
     actions.extend(_creations(found, [entry for entry in share.assigned if not entry.promised], fleet))
     # What has no place is not asked for; what waits for a node or a back-off is.
     feasible = max(found.wanted - hopeless, min(found.wanted, found.standing.live))
     if deployment.mode is Mode.AUTO and feasible != deployment.replicas:
-        actions.append(SetScale(deployment=deployment.key, replicas=feasible, reason=found.desired.reason))
+        why = Reason.YIELDED_TO_PRIORITY if found.concession else found.desired.reason
+        actions.append(SetScale(deployment=deployment.key, replicas=feasible, reason=why))
     return tuple(actions)
 
 

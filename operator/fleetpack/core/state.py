@@ -152,3 +152,5 @@ class State:
     blocked: tuple[Blocked, ...] = ()
     empty_since: tuple[tuple[str, float], ...] = ()
     """Nodes without a replica, and since when."""
+    unplaced_since: tuple[tuple[str, float], ...] = ()
+    """Deployments that need more replicas than have a place, though others are less important; and since when."""
