@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from fleetpack.api.conditions import Reason
 from fleetpack.core import stabilization
 from fleetpack.core.absent import NoData
 from fleetpack.core.cost import Allotment, allocate_budget, keep_cost_target, usd_per_replica_hour
@@ -111,8 +110,7 @@ def assess(
 
 def _needed(deployment: Deployment, recommendation: Recommendation | NoData, desired: DesiredReplicas) -> int:
     """Return how many of the desired replicas are no mere reserve; all of them where nobody knows or somebody ordered them."""
-    unsure = desired.reason == Reason.HOLDING_WINDOW_FILLING
-    if isinstance(recommendation, NoData) or unsure or deployment.mode is not Mode.AUTO:
+    if isinstance(recommendation, NoData) or deployment.mode is not Mode.AUTO:
         return desired.replicas
     return min(desired.replicas, max(recommendation.replicas, deployment.minimum_replicas))
 

@@ -28,7 +28,7 @@ UNBOUND_SECONDS = 10.0
 """A Pod that the scheduler has not bound after this long will not be: it binds within milliseconds or finds an obstacle."""
 
 LIVE_PHASES = (ReplicaPhase.REQUESTED, ReplicaPhase.UNBOUND, ReplicaPhase.STARTING, ReplicaPhase.READY)
-LEAST_USE_FIRST = {
+_LEAST_USE_FIRST = {
     ReplicaPhase.REQUESTED: 0,
     ReplicaPhase.UNBOUND: 1,
     ReplicaPhase.STARTING: 2,
@@ -210,12 +210,12 @@ def choose_victims(candidates: tuple[Replica, ...], count: int, weights: Weights
     on_node = Counter(replica.node for replica in candidates)
     ordered = sorted(
         sorted(
-            (replica for replica in candidates if replica.phase in LEAST_USE_FIRST),
+            (replica for replica in candidates if replica.phase in _LEAST_USE_FIRST),
             key=lambda replica: replica.name,
             reverse=True,
         ),
         key=lambda replica: (
-            LEAST_USE_FIRST[replica.phase],
+            _LEAST_USE_FIRST[replica.phase],
             on_node[replica.node],
             -weights.usd_per_hour.get(replica.name, 0.0),
             weights.work.get(replica.uid, 0.0),

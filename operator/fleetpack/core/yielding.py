@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from fleetpack.api.conditions import Reason
 from fleetpack.core.assessment import Assessment, Concession
 from fleetpack.core.demand import RATE_WINDOW_SECONDS
 from fleetpack.core.deployments import Mode
@@ -25,7 +26,7 @@ from fleetpack.core.packing.pack import Assignment, LaunchContext, Placement, Pl
 from fleetpack.core.packing.topology import counted, lowest_bits
 from fleetpack.core.packing.vacating import Key, Owner, Tenant, Vacancy, Vacating, key_of, need_of
 from fleetpack.core.placing import budgets
-from fleetpack.core.rollout import LEAST_USE_FIRST, missing_replicas, restorable
+from fleetpack.core.rollout import Weights, choose_victims, missing_replicas, restorable
 from fleetpack.core.state import State
 
 PATIENCE_SECONDS = RATE_WINDOW_SECONDS
@@ -119,10 +120,12 @@ def _vacating(assessments: tuple[Assessment, ...], fleet: FleetIndex) -> Vacatin
         tenants.extend(_tenants(found, returning, fleet))
         known = [replica for replica in current if replica.uid]
         ready = sum(replica.phase is ReplicaPhase.READY for replica in known)
+        # Measured for too short a time, what seems to be a reserve may be needed.
+        young = found.desired.reason == Reason.HOLDING_WINDOW_FILLING
         owners[deployment.key] = Owner(
             current=len(current),
             wanted=found.wanted,
-            kept=len(current) - found.needed,
+            kept=0 if young else len(current) - found.needed,
             spare=len(known) - deployment.minimum_replicas,
             spare_ready=ready - deployment.minimum_replicas,
         )
@@ -133,17 +136,16 @@ def _vacating(assessments: tuple[Assessment, ...], fleet: FleetIndex) -> Vacatin
 
 def _tenants(found: Assessment, returning: tuple[Replica, ...], fleet: FleetIndex) -> Iterable[Tenant]:
     """Yield the replicas that can be asked to go; where nobody knows which cores one has, nobody knows what it would free."""
-    live = () if found.desired.holding else found.standing.current
-    for replica in (*returning, *live):
+    current = () if found.desired.holding else found.standing.current
+    weights = Weights(work=found.observation.work, usd_per_hour={})
+    for position, replica in enumerate((*returning, *choose_victims(current, len(current), weights))):
         node = fleet.nodes.get(replica.node)
-        known = node is not None and (replica.cores or counted(node.instance_type))
-        if known and replica.uid:
-            work = found.observation.work.get(replica.uid, 0.0)
+        if node is not None and (replica.cores or counted(node.instance_type)):
             yield Tenant(
                 replica=replica,
                 priority=found.deployment.priority,
                 going=replica.phase is ReplicaPhase.DRAINING,
-                loss=(LEAST_USE_FIRST.get(replica.phase, 0), work, -replica.created_at),
+                loss=(replica.phase is ReplicaPhase.READY, position),
             )
 
 

@@ -47,8 +47,8 @@ class Tenant:
     priority: int
     going: bool
     """It drains, and its owner would take it back: to go it need only be let."""
-    loss: tuple[float, ...] = ()
-    """What tells replicas of one owner apart; the smaller go first."""
+    loss: tuple[bool, int]
+    """Whether it serves, and its place in the order in which its owner would give replicas up."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,7 +83,7 @@ class _Bid(NamedTuple):
     harm: tuple[tuple[int, int], ...]
     """Of each who has to go, the worst first: -1 drains already, 0 is merely kept, 1 is needed; and its priority."""
     share_taken: float
-    losses: tuple[tuple[float, ...], ...]
+    losses: tuple[tuple[bool, int], ...]
     free_after: int
     node: str
     mask: int
@@ -262,7 +262,7 @@ class Vacating:
                 return False
         return True
 
-    def _reluctance(self, tenant: Tenant) -> tuple[int, int, float, tuple[float, ...], Key]:
+    def _reluctance(self, tenant: Tenant) -> tuple[int, int, float, tuple[bool, int], Key]:
         owner = self.owners[tenant.replica.deployment]
         needed = -1 if tenant.going else int(owner.kept <= 0)
         return needed, tenant.priority, -owner.current / max(1, owner.wanted), tenant.loss, key_of(tenant.replica)
