@@ -228,12 +228,11 @@ def failed_status(release: KindRelease, name: str) -> dict[str, Any] | None:
     return status if status.get("phase") == "Failed" else None
 
 
-def test_should_move_nothing_when_the_standby_takes_over_from_a_killed_leader(release: KindRelease) -> None:
+def test_should_move_nothing_when_another_takes_over_from_a_killed_leader(release: KindRelease) -> None:
     release.patch(MODEL, mode="Manual", replicas=3)
     before = release.settled(MODEL, 3)
     leader = release.leader()
     pod = next(pod for pod in release.operators() if leader.startswith(pod["metadata"]["name"]))
-    standby = next(pod for pod in release.operators() if not leader.startswith(pod["metadata"]["name"]))
 
     # From the node, since nothing inside a container can end its first process like this.
     release.cluster.execute(pod["spec"]["nodeName"], "pkill", "-KILL", "--full", "fleetpack operator run")
@@ -244,7 +243,9 @@ def test_should_move_nothing_when_the_standby_takes_over_from_a_killed_leader(re
         lambda: found if (found := release.leader()) not in ("", leader) else None, what="another leader"
     )
     assert time.monotonic() - killed_at_seconds <= TAKEOVER_LIMIT_SECONDS
-    assert new_leader.startswith(standby["metadata"]["name"])
+    # The standby, or the Pod that came in the killed one's place: it is there in two seconds, and a Lease lasts for fifteen.
+    assert not new_leader.startswith(pod["metadata"]["name"])
+    assert any(new_leader.startswith(one["metadata"]["name"]) for one in release.operators())
     # It plans, too: what is asked of it now, it does; and nothing else.
     release.patch(MODEL, replicas=4)
     after = release.settled(MODEL, 4)
