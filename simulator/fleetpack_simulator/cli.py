@@ -45,7 +45,7 @@ from fleetpack_simulator.pods import DEPLOYMENT_LABEL, SERVING_LABEL, watching
 from fleetpack_simulator.punctuality import prefer_punctuality
 from fleetpack_simulator.registry import PodRegistry, Registry, StaticRegistry
 from fleetpack_simulator.server import start_server
-from fleetpack_simulator.settings import PREFIX, ReplicaSettings, expected_cores, replica_settings
+from fleetpack_simulator.settings import ESTIMATED, PREFIX, ReplicaSettings, expected_cores, replica_settings
 from fleetpack_simulator.workload import GENERATORS, GeneratorOptions, Request, compress, generate, read_trace, within
 
 CORES_REFUSED_EXIT_CODE = 3
@@ -118,13 +118,16 @@ def serve(
         asyncio.run(_serve_pods(kubeconfig, port))
         return
     try:
-        registry = StaticRegistry({StaticRegistry.EVERY_ADDRESS: _single_replica(given, device_folder)})
+        settings = _single_replica(given, device_folder)
+        registry = StaticRegistry({StaticRegistry.EVERY_ADDRESS: settings})
     except CoresError as refusal:
         hint = "" if VISIBLE_CORES in os.environ or device_folder else "; outside a cluster use --cores N"
         click.echo(f"refused: {refusal}{hint}", err=True)
         raise SystemExit(CORES_REFUSED_EXIT_CODE) from refusal
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    if settings.profile.model.estimated:
+        click.echo(f"{settings.model_name}: {ESTIMATED}", err=True)
     asyncio.run(_serve_until_stopped(registry, port, drain_seconds=drain_seconds, loopback_only=False))
 
 

@@ -1,11 +1,14 @@
 """Which engine a replica is, read from environment variables: the same for a simulated Pod and a real container.
 
-    FLEETPACK_ENGINE_MODEL                     name that the API and the metrics show
-    FLEETPACK_ENGINE_PARAMETERS_BILLIONS       needed
+    FLEETPACK_ENGINE_MODEL                     name that the API and the metrics show; a published model is known by it
+    FLEETPACK_ENGINE_PARAMETERS_BILLIONS       needed, unless the name is a published model's or has a size in it
     FLEETPACK_ENGINE_ACCELERATOR               name in fleetpack's catalog; needed
     FLEETPACK_ENGINE_WEIGHT_BITS               16
-    FLEETPACK_ENGINE_ACTIVE_PARAMETERS_BILLIONS  all
-    FLEETPACK_ENGINE_LAYERS, _HIDDEN_SIZE, _KV_HEADS, _HEAD_SIZE   those of the nearest published model
+    FLEETPACK_ENGINE_KEY_VALUE_BITS            16
+    FLEETPACK_ENGINE_ACTIVE_PARAMETERS_BILLIONS, _EXPERT_SIZE   the published model's, else all parameters and no experts
+    FLEETPACK_ENGINE_LAYERS, _HIDDEN_SIZE, _ATTENTION_HEADS, _KV_HEADS, _HEAD_SIZE, _VOCABULARY_SIZE
+                                               the published model's, else those of the published model nearest in size
+    FLEETPACK_ENGINE_SAMPLES_ON_HOST           0; 1: logits leave the device, and the host chooses each token
     FLEETPACK_ENGINE_MAX_BATCH                 32
     FLEETPACK_ENGINE_WINDOW_TOKENS             8192
     FLEETPACK_ENGINE_KIND                      generate; or encoder, or diffusion: a server of fixed-shape batches
@@ -22,10 +25,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from fleetpack.catalog import Accelerator, Catalog, UnknownAccelerator, load_catalog
 from fleetpack_simulator.engine import EngineProfile, Hardware, ModelShape, Topology, coefficients_for
 from fleetpack_simulator.engine.batch_server import BatchModel, BatchProfile
+from fleetpack_simulator.engine.published import UnknownModelError, find_decoder
 from fleetpack_simulator.engine.serving import ServingProfile
 
 PREFIX = "FLEETPACK_ENGINE_"
@@ -33,6 +38,7 @@ DEFAULT_MAXIMUM_BATCH = 32
 DEFAULT_WINDOW_TOKENS = 8192
 DEFAULT_SEQUENCE_TOKENS = 512
 DEFAULT_PASSES = 50
+ESTIMATED = "the model's shape is estimated from its size: its name is no published model's"
 _GENERATE = "generate"
 
 # How the chips of one machine are linked, for the hops of a collective; the other types have switches or a single chip.
@@ -75,6 +81,7 @@ def replica_settings(environment: Mapping[str, str], *, cores: int | None) -> Re
         maximum_batch=_whole(environment, "MAX_BATCH", DEFAULT_MAXIMUM_BATCH) or 0,
         window_tokens=_whole(environment, "WINDOW_TOKENS", DEFAULT_WINDOW_TOKENS) or 0,
         coefficients=coefficients_for(hardware),
+        samples_on_host=_samples_on_host(environment),
     )
     return ReplicaSettings(model_name=model.name, profile=profile)
 
@@ -154,19 +161,44 @@ def _hardware(accelerator: Accelerator) -> Hardware:
 
 
 def _model(environment: Mapping[str, str]) -> ModelShape:
+    """Return the published shape of the model's name, else the nearest one of its size; what is set wins over either."""
+    shape = _known_shape(environment)
+    own: dict[str, Any] = {
+        "layers": _whole(environment, "LAYERS", None),
+        "hidden_size": _whole(environment, "HIDDEN_SIZE", None),
+        "attention_heads": _whole(environment, "ATTENTION_HEADS", None),
+        "kv_heads": _whole(environment, "KV_HEADS", None),
+        "head_size": _whole(environment, "HEAD_SIZE", None),
+        "expert_size": _whole(environment, "EXPERT_SIZE", None),
+        "vocabulary_size": _whole(environment, "VOCABULARY_SIZE", None),
+        "kv_bits": _whole(environment, "KEY_VALUE_BITS", None),
+        "active_parameters_billions": _number(environment, "ACTIVE_PARAMETERS_BILLIONS"),
+    }
+    return replace(shape, **{name: value for name, value in own.items() if value is not None})
+
+
+def _known_shape(environment: Mapping[str, str]) -> ModelShape:
     billions = _number(environment, "PARAMETERS_BILLIONS")
-    if billions is None:
-        raise SettingsError(f"{PREFIX}PARAMETERS_BILLIONS is not set; it says how large the model is, 8 for instance")
-    name = environment.get(f"{PREFIX}MODEL") or f"model-{billions:g}b"
-    shape = ModelShape.estimate(name, billions, weight_bits=_whole(environment, "WEIGHT_BITS", 16) or 0)
-    return replace(
-        shape,
-        layers=_whole(environment, "LAYERS", shape.layers) or 0,
-        hidden_size=_whole(environment, "HIDDEN_SIZE", shape.hidden_size) or 0,
-        kv_heads=_whole(environment, "KV_HEADS", shape.kv_heads) or 0,
-        head_size=_whole(environment, "HEAD_SIZE", shape.head_size) or 0,
-        active_parameters_billions=_number(environment, "ACTIVE_PARAMETERS_BILLIONS"),
-    )
+    name = environment.get(f"{PREFIX}MODEL") or ("model" if billions is None else f"model-{billions:g}b")
+    weight_bits = _whole(environment, "WEIGHT_BITS", 16) or 0
+    try:
+        found = find_decoder(name, weight_bits=weight_bits).shape
+    except UnknownModelError as error:
+        if billions is None:
+            raise SettingsError(
+                f"{PREFIX}PARAMETERS_BILLIONS is not set; it says how large the model is, 8 for instance"
+            ) from error
+        return ModelShape.estimate(name, billions, weight_bits=weight_bits)
+    if found.estimated and billions is not None:
+        return ModelShape.estimate(name, billions, weight_bits=weight_bits)
+    return found if billions is None else replace(found, parameters_billions=billions)
+
+
+def _samples_on_host(environment: Mapping[str, str]) -> bool:
+    value = environment.get(f"{PREFIX}SAMPLES_ON_HOST") or "0"
+    if value not in ("0", "1"):
+        raise SettingsError(f"{PREFIX}SAMPLES_ON_HOST is {value!r}, it must be 0 or 1")
+    return value == "1"
 
 
 def _text(environment: Mapping[str, str], name: str) -> str:

@@ -36,6 +36,8 @@ class BatchModel:
     """Bytes of one item's result that have to reach the host."""
     hidden_size: int = DIFFUSION_HIDDEN_SIZE
     """Width of the model, for its share of work along rows; not given: a diffusion model's."""
+    estimated: bool = False
+    """Layers and width are those of a published model of about the size."""
 
     def __post_init__(self) -> None:
         for field in ("weight_bytes", "operations_per_pass", "layers", "passes"):

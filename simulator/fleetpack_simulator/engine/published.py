@@ -2,8 +2,8 @@
 
 The figures are in published_models.yaml beside this file, from each model's config.json. A name is matched without its owner and
 without the words that do not change its shape (Instruct, the date of a release). A decoder that is not in the list is taken from the
-parameter count in its name (`Mixtral-8x7B` is in the list, `MyModel-9B` is not), and `DecoderModel.estimated` says so; a name without
-one is an `UnknownModel`.
+parameter count in its name (`Mixtral-8x7B` is in the list, `MyModel-9B` is not), and `ModelShape.estimated` says so; a name without
+one is an `UnknownModelError`.
 """
 
 from __future__ import annotations
@@ -34,8 +34,11 @@ class DecoderModel:
 
     shape: ModelShape
     family: str
-    estimated: bool = False
-    """Only the parameter count is known; the other dimensions are those of the nearest published decoder."""
+
+    @property
+    def estimated(self) -> bool:
+        """Only the parameter count is known; the other dimensions are those of the nearest published decoder."""
+        return self.shape.estimated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +48,11 @@ class FixedShapeModel:
     model: BatchModel
     family: str
     cores_per_worker: int = 1
+
+
+def published_decoders() -> tuple[str, ...]:
+    """Return the names of the decoders whose shapes are known, in order."""
+    return tuple(sorted(_entries("decoders")))
 
 
 @cache
@@ -61,7 +69,7 @@ def find_decoder(name: str, *, weight_bits: int = 16) -> DecoderModel:
             f"model {name!r} is not a published decoder that is known here, and its name has no size"
         )
     shape = ModelShape.estimate(name, float(billions[1]), weight_bits=weight_bits)
-    return DecoderModel(shape=shape, family=family_of(name), estimated=True)
+    return DecoderModel(shape=shape, family=family_of(name))
 
 
 def family_of(name: str) -> str:

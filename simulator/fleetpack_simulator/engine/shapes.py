@@ -41,6 +41,8 @@ class ModelShape:
     """Width of one expert's feed-forward layer; None: no experts."""
     vocabulary_size: int = 128_256
     """Tokens of the vocabulary; matters where logits leave the device (sampling on the host)."""
+    estimated: bool = False
+    """Only the parameter count is known; the other dimensions are those of the nearest published decoder."""
 
     def __post_init__(self) -> None:
         for field in (
@@ -128,7 +130,9 @@ class ModelShape:
         nearest = min(
             _TYPICAL_DECODERS, key=lambda shape: abs(math.log(shape.parameters_billions / parameters_billions))
         )
-        return replace(nearest, name=name, parameters_billions=parameters_billions, weight_bits=weight_bits)
+        return replace(
+            nearest, name=name, parameters_billions=parameters_billions, weight_bits=weight_bits, estimated=True
+        )
 
 
 def _typical(name: str, parameters_billions: float, layers: int, hidden_size: int, attention_heads: int) -> ModelShape:

@@ -266,6 +266,7 @@ def payload_of_answers(answers: list[Answer], question: Question, trace: str) ->
         "kind": "accelerators",
         "model": question.model.name,
         "weightBits": question.model.weight_bits,
+        "estimated": question.model.estimated,
         "trace": trace,
         "requests": len(question.load),
         "outputTokens": sum(one.output_tokens for one in question.load),

@@ -39,6 +39,7 @@ from fleetpack_simulator.report.accelerators_page import (
 from fleetpack_simulator.report.candidates import CatalogFileError, with_file
 from fleetpack_simulator.report.fleets import Objective
 from fleetpack_simulator.report.payload import as_text
+from fleetpack_simulator.settings import ESTIMATED
 from fleetpack_simulator.workload import Request, TraceError, compress, read_trace, within
 
 _WIDTH = 190
@@ -173,6 +174,8 @@ def print_answers(answers: list[Answer], question: Question) -> None:
         f"{len(question.load):,} requests in {question.hours:.2f} hours. {window_note(question)}\n{EXPLANATION}",
         highlight=False,
     )
+    if question.model.estimated:
+        console.print(f"{question.model.name}: {ESTIMATED}", highlight=False)
 
 
 def _model(name: str, weight_bits: int) -> ModelShape:

@@ -29,6 +29,7 @@ from fleetpack_simulator.report.payload import as_text, payload_of
 from fleetpack_simulator.report.tables import COLUMNS, cell, label, not_served_of
 from fleetpack_simulator.scenarios.loading import TraceFiles
 from fleetpack_simulator.scenarios.manifests import ScenarioError
+from fleetpack_simulator.settings import ESTIMATED
 
 _WIDTH = 190
 """Of a table that goes to a file or a pipe."""
@@ -183,6 +184,11 @@ def notes_of(comparison: Comparison) -> list[str]:
         f"{model.deployment}: {', '.join(model.projected)}: projected, not calibrated"
         for model in comparison.records[0].summary.models
         if model.projected
+    ]
+    notes += [
+        f"{model.deployment}: {', '.join(model.estimated)}: {ESTIMATED}"
+        for model in comparison.records[0].summary.models
+        if model.estimated
     ]
     if not_served := not_served_of(comparison.rows):
         notes.append(not_served)

@@ -113,6 +113,8 @@ def _table(payload: dict[str, Any]) -> str:
     objectives = "; ".join(_objective(model) for model in payload["models"])
     projected = sorted({name for model in payload["models"] for name in model["projected"]})
     tag = f" Projected, not calibrated: {', '.join(projected)}." if projected else ""
+    estimated = sorted({name for model in payload["models"] for name in model["estimated"]})
+    tag += f" Shape of the model estimated from its size: {', '.join(estimated)}." if estimated else ""
     return (
         f'<section id="table"><h2>Policies beside each other</h2><p class="note">{escape(objectives)}. Small print: least to most '
         f'over seeds. Headings sort and explain.{escape(tag)}</p><div class="scroll"><table><thead><tr><th scope="col">policy</th>'

@@ -34,6 +34,7 @@ def payload_of(comparison: Comparison) -> dict[str, Any]:
                 "objectiveTTFTSeconds": model.objective_ttft_seconds,
                 "objectivePercentile": model.objective_percentile,
                 "projected": list(model.projected),
+                "estimated": list(model.estimated),
             }
             for model in summaries
         ],

@@ -121,6 +121,7 @@ def total_of(result: RunResult, summary: RunSummary) -> ModelSummary:
         scale_actions=sum(model.scale_actions for model in models),
         oscillations=sum(model.oscillations for model in models),
         projected=tuple(f"{model.deployment}: {name}" for model in models for name in model.projected),
+        estimated=tuple(f"{model.deployment}: {name}" for model in models for name in model.estimated),
     )
 
 

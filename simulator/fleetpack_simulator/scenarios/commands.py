@@ -26,6 +26,7 @@ from fleetpack_simulator.scenarios.loading import Scenario, fault_entry, load_sc
 from fleetpack_simulator.scenarios.manifests import ScenarioError
 from fleetpack_simulator.scenarios.summary import ModelSummary, RunSummary, summarize
 from fleetpack_simulator.scenarios.swarm import SwarmOutcome, play_seed
+from fleetpack_simulator.settings import ESTIMATED
 from fleetpack_simulator.world.policy import Policy
 from fleetpack_simulator.world.simulation import LoggedDecision, RunResult, simulate
 
@@ -123,6 +124,8 @@ def print_summary(summary: RunSummary, took_seconds: float) -> None:
     for model in summary.models:
         if model.projected:
             console.print(f"{model.deployment}: {', '.join(model.projected)}: [bold]projected[/], not calibrated")
+        if model.estimated:
+            console.print(f"{model.deployment}: {', '.join(model.estimated)}: {ESTIMATED}", highlight=False)
     for violation in summary.violations:
         console.print(f"[bold red]broken:[/] {violation}", highlight=False)
 

@@ -1,7 +1,8 @@
 """From ordinary manifests to models, pools and machines of the world.
 
 The same manifests are applied to a real API server: they are checked by the same types and understood by the same interpretation.
-What only the simulator needs is taken from what is there already: how the model is shaped (`spec.model`), how large its batch is
+What only the simulator needs is taken from what is there already: how the model is shaped (its published shape by the name in
+`spec.model`, with the fields that are set there over it; an unknown name is estimated from the size), how large its batch is
 (`performance.maxConcurrency`), how long it takes to start (`fleetpack.dev/simulated-startup-seconds` of the template, else
 `performance.startup`). Engine settings in the container's environment (`FLEETPACK_ENGINE_*`) win, as they do in a simulated Pod.
 """
@@ -178,6 +179,7 @@ def _engine(resource: InferenceDeployment, variant: VariantSpecification) -> Ser
             "MODEL": model.name,
             "PARAMETERS_BILLIONS": model.parameters_billions,
             "WEIGHT_BITS": model.weight_bits,
+            "KEY_VALUE_BITS": model.key_value_bits,
             "LAYERS": model.layers,
             "KV_HEADS": model.key_value_heads,
             "HEAD_SIZE": model.head_dimension,

@@ -58,6 +58,8 @@ class ModelSummary:
     oscillations: int
     projected: tuple[str, ...]
     """Variants whose engine rests on no published measurement."""
+    estimated: tuple[str, ...]
+    """Variants whose model's shape is not known: it is that of the published model nearest in size."""
 
     @property
     def objective_kept(self) -> bool | None:
@@ -151,6 +153,7 @@ def _model(result: RunResult, index: int, requests: Sequence[int]) -> ModelSumma
         scale_actions=actions,
         oscillations=oscillations,
         projected=tuple(name for name, engine in sorted(model.engines.items()) if engine.coefficients.projected),
+        estimated=tuple(name for name, engine in sorted(model.engines.items()) if engine.model.estimated),
     )
 
 

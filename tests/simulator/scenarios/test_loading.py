@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
+from click.testing import CliRunner
 
 from fleetpack.core.deployments import Mode
+from fleetpack_simulator.calibration.prediction import decoder_profile
+from fleetpack_simulator.calibration.rows import DecoderWork, Load
+from fleetpack_simulator.cli import main
+from fleetpack_simulator.engine import ModelShape, coefficients_for
+from fleetpack_simulator.engine.published import find_decoder, published_decoders
 from fleetpack_simulator.scenarios import ScenarioError, load_scenario
 from fleetpack_simulator.scenarios.loading import scaled
+from fleetpack_simulator.settings import hardware_of
 from fleetpack_simulator.workload import Request
 from fleetpack_simulator.world import Fault, FaultKind, SpecChange
 from scenario_files import MANIFESTS, write
@@ -33,6 +42,42 @@ def test_should_let_the_environment_of_the_container_win_over_the_model(tmp_path
     manifests = MANIFESTS.replace('image: "example.com/x:1"', env)
     (own,) = load_scenario(write(tmp_path, "duration: 1m", manifests)).setting.models
     assert own.engines["tp2"].maximum_batch == 3
+
+
+def test_should_take_the_published_shape_of_the_name_and_what_is_set_over_it(tmp_path: Path) -> None:
+    known = "name: Qwen/Qwen2.5-7B-Instruct, layers: 20, keyValueHeads: 2, headDimension: 64, keyValueBits: 8"
+    manifests = MANIFESTS.replace("cores: 2", "cores: 4").replace("name: a-model, parametersBillions: 1.24", known)
+    (own,) = load_scenario(write(tmp_path, "duration: 1m", manifests)).setting.models
+    published = find_decoder("Qwen/Qwen2.5-7B-Instruct").shape
+    assert own.engines["tp2"].model == replace(published, layers=20, kv_heads=2, head_size=64, kv_bits=8)
+
+
+def test_should_estimate_the_shape_of_a_name_that_nobody_published_and_say_so(tmp_path: Path) -> None:
+    (own,) = load_scenario(write(tmp_path, "duration: 1m")).setting.models
+    answer = CliRunner().invoke(main, ["run", str(write(tmp_path, "duration: 1s\ntail: 1s"))])
+    assert own.engines["tp2"].model == ModelShape.estimate("a-model", 1.24)
+    assert "default/chat: tp2: the model's shape is estimated from its size" in answer.output
+
+
+@pytest.mark.parametrize("name", published_decoders())
+def test_should_play_each_published_model_on_the_engine_that_is_calibrated(tmp_path: Path, name: str) -> None:
+    pool, chat = yaml.safe_load_all(MANIFESTS.replace("a-model, parametersBillions: 1.24", name))
+    chat["spec"]["model"]["weightBits"] = 8
+    chat["spec"]["variants"][0] |= {"accelerator": "trainium2", "cores": 64}
+    text = "---\n" + yaml.safe_dump_all([pool, chat])
+    (own,) = load_scenario(write(tmp_path, "duration: 1m\n", text)).setting.models
+    work = DecoderWork(
+        cores=64,
+        replicas=1,
+        batch=8,
+        window_tokens=2048,
+        prompt_tokens=1024,
+        output_tokens=128,
+        weight_bits=8,
+        load=Load.BATCH,
+    )
+    hardware = hardware_of("trainium2")
+    assert own.engines["tp2"] == decoder_profile(name, work, hardware, coefficients_for(hardware))
 
 
 def test_should_read_a_trace_with_its_start_speed_and_length(tmp_path: Path) -> None:
