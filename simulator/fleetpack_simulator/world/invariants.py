@@ -11,16 +11,26 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fleetpack.core.decision import Action, CreateReplica, DeleteReplica, DrainReplica, LaunchNode
-from fleetpack.core.fleet import FleetSnapshot, Node, Replica, ReplicaPhase
+from fleetpack.core.deployments import Deployment, Mode, Variant
+from fleetpack.core.fleet import FleetSnapshot, Node, PoolProvider, Replica, ReplicaPhase
 from fleetpack.core.inputs import Inputs, Plan
 from fleetpack_simulator.checking.machines import MACHINES, Layout, why_illegal
-from fleetpack_simulator.world.cluster import SimulatedCluster, SimulatedPod
+from fleetpack_simulator.world.cluster import SimulatedCluster, SimulatedPod, node_of
 from fleetpack_simulator.world.events import Clock
+from fleetpack_simulator.world.faults import FaultKind
+from fleetpack_simulator.world.setting import BootBehaviour, ModelSetting, WorldSetting
 from fleetpack_simulator.world.traffic import Traffic
 
 _MONEY_TOLERANCE_USD_PER_HOUR = 1e-6
 STANDSTILL_SECONDS = 120.0
 """Longer than any single request of the swarm takes."""
+MARGIN_SECONDS = 120.0
+"""For what else takes time beside boot, pull, compilation and load: writes, bindings, drains, places set aside for others."""
+AFTERMATH_SECONDS = 900.0
+"""The planner's longest back-off (10 minutes), and what a machine that dies takes until it is noticed and gone."""
+_HARMLESS = (FaultKind.METRICS_MISSING, FaultKind.METRICS_LATE, FaultKind.METRICS_WRONG)
+"""Faults that explain no missing replica."""
+_COMING = (ReplicaPhase.UNBOUND, ReplicaPhase.STARTING)
 _LIVE = (ReplicaPhase.REQUESTED, ReplicaPhase.UNBOUND, ReplicaPhase.STARTING, ReplicaPhase.READY)
 
 
@@ -47,6 +57,16 @@ class Invariants:
         self._clock = clock
         self._checked_changes = -1
         self._told: set[tuple[str, str]] = set()
+        self._short_since: dict[str, float] = {}
+        self._hope: dict[str, tuple[int, bool]] = {}
+        """By deployment: after how many changes it was looked for, and whether there was room or a machine to be had."""
+        setting = cluster.setting
+        self._patience = {model.deployment.key: patience_seconds(setting, model) for model in setting.models}
+        self._excuses = tuple(
+            (fault.at_seconds, fault.until_seconds + AFTERMATH_SECONDS)
+            for fault in setting.faults
+            if fault.kind not in _HARMLESS
+        )
 
     def after_write(self, action: Action) -> None:
         """Hold a write that was just done against the rules."""
@@ -100,6 +120,37 @@ class Invariants:
             if given_up and live - given_up < least:
                 told = f"{given_up} of {live} replicas are given up, minReplicas is {least}"
                 self._violate("never-below-minimum", deployment.key, told)
+
+    def on_tick(self) -> None:
+        """Hold that nobody is below `minReplicas` for long while there is room or a machine to be had, and nothing explains it.
+
+        A replica counts from its creation for as long as a start takes; one that never comes up counts no more. A fault explains
+        what happens until the longest back-off after it has passed.
+        """
+        now = self._clock.now
+        if any(begins <= now < ends for begins, ends in self._excuses):
+            self._short_since.clear()
+            return
+        counts: dict[str, int] = {}
+        for pod in self._cluster.pods.values():
+            phase, key = pod.seen.phase, pod.seen.deployment
+            age_seconds = self._clock.epoch_seconds - (pod.seen.created_at or 0.0)
+            if phase is ReplicaPhase.READY or (phase in _COMING and age_seconds < self._patience[key]):
+                counts[key] = counts.get(key, 0) + 1
+        for key, deployment in self._cluster.deployments.items():
+            least = _least(deployment)
+            if counts.get(key, 0) >= least or not self._may_have_more(key):
+                self._short_since.pop(key, None)
+                continue
+            short_seconds = now - self._short_since.setdefault(key, now)
+            if short_seconds > self._patience[key]:
+                told = f"{counts.get(key, 0)} of {least} replicas for {short_seconds:.0f} s, and there is room or a machine to be had"
+                self._violate("minimum-kept", key, told)
+
+    def at_end(self) -> None:
+        """Hold at the end of a run that each request is accounted for once: completed, failed, refused, or unfinished in one place."""
+        for told in self._traffic.misplaced():
+            self._violate("every-request-accounted", "requests", told)
 
     def at_rest(self) -> None:
         """Hold a calm world against what must have come about: minimums are kept where there is room, nobody waits."""
@@ -182,6 +233,37 @@ class Invariants:
             told = f"takes pool {pool.name} to {rate:.4f} USD per hour, above its limit of {limit:g}"
             self._violate("no-ceiling-crossed", node.name, told)
 
+    def _may_have_more(self, deployment: str) -> bool:
+        """Whether there is room for a replica, or a machine to be had that has; looked for anew when something has changed."""
+        changes = self._cluster.changes
+        seen, hope = self._hope.get(deployment, (-1, False))
+        if seen != changes:
+            hope = self._has_room(deployment) or self._can_launch(deployment)
+            self._hope[deployment] = (changes, hope)
+        return hope
+
+    def _can_launch(self, deployment: str) -> bool:
+        """Whether one more machine that fits a replica may be launched; one that can fail to come is not counted on."""
+        wanted = self._cluster.deployments[deployment]
+        if wanted.maximum_usd_per_hour is not None:
+            return False
+        for pool in self._cluster.pools.values():
+            boot = self._cluster.setting.boots.get(pool.name, BootBehaviour())
+            if pool.provider is not PoolProvider.SIMULATED or not pool.admits(wanted.namespace) or boot.failure_rate:
+                continue
+            count = sum(node.pool == pool.name for node in self._cluster.nodes.values())
+            if pool.maximum_nodes is not None and count >= pool.maximum_nodes:
+                continue
+            rate = self._cluster.node_costs.usd_per_hour(pool.name)
+            for offering in pool.offerings:
+                kind, price = offering.instance_type, offering.price_usd_per_hour or 0.0
+                affordable = pool.maximum_usd_per_hour is None or rate + price <= pool.maximum_usd_per_hour
+                if affordable and kind.name not in boot.insufficient_capacity:
+                    node = node_of("new", pool.name, kind, price)
+                    if any(_fits_empty(node, variant) for variant in wanted.variants):
+                        return True
+        return False
+
     def _has_room(self, deployment: str) -> bool:
         """Whether one more replica would fit a ready node now: a legal, free, healthy set of cores, and the other resources."""
         wanted = self._cluster.deployments.get(deployment)
@@ -224,6 +306,33 @@ class Invariants:
             return
         self._told.add((rule, subject))
         self.violations.append(Violation(rule=rule, at_seconds=self._clock.now, subject=subject, message=message))
+
+
+def patience_seconds(setting: WorldSetting, model: ModelSetting) -> float:
+    """Return the longest time from a want to a replica that serves: machine, image, compilation, load, and a margin."""
+    delays = setting.delays
+    boot = max((one.delay_seconds + one.jitter_seconds for one in setting.boots.values()), default=0.0)
+    start = max(model.startup_seconds.values(), default=0.0) * (1.0 + delays.startup_jitter_fraction)
+    return boot + delays.image_pull_seconds + delays.compile_seconds + start + MARGIN_SECONDS
+
+
+def _least(deployment: Deployment) -> int:
+    """Return how many replicas a deployment must have: an order by hand may be below `minReplicas`."""
+    if deployment.mode is Mode.PAUSED or deployment.deleting or deployment.problems:
+        return 0
+    by_hand = deployment.mode in (Mode.MANUAL, Mode.ADVISORY)
+    return min(deployment.minimum_replicas, deployment.replicas) if by_hand else deployment.minimum_replicas
+
+
+def _fits_empty(node: Node, variant: Variant) -> bool:
+    """Whether a replica fits a machine with nothing on it."""
+    machine = MACHINES.get(node.instance_type.name)
+    if machine is None or machine.accelerator != variant.accelerator:
+        return False
+    count = variant.cores or variant.devices * machine.cores_per_device
+    left = node.allocatable.minus(variant.requests)
+    enough = min(left.cpu_millicores, left.memory_bytes, left.pods, machine.cores - count) >= 0
+    return enough and why_illegal(machine, tuple(range(count))) is None
 
 
 def _live(snapshot: FleetSnapshot, deployment: str) -> int:

@@ -153,6 +153,7 @@ class World:
                     progress(at_seconds, self.traffic.arrived)
                 if at_seconds >= self.setting.duration_seconds and self._is_over(until_rest):
                     break
+        self.invariants.at_end()
         if until_rest:
             self.invariants.at_rest()
         self.cluster.settle()
@@ -180,6 +181,7 @@ class World:
     def _tick(self) -> None:
         self._pass()
         self._measure()
+        self.invariants.on_tick()
         self.queue.push(self.clock.now + self.setting.tick_seconds, Kind.PLAN, self._tick)
 
     def _pass(self) -> None:

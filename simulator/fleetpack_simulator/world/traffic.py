@@ -120,6 +120,22 @@ class Traffic:
         """How many requests have come."""
         return self._position
 
+    def misplaced(self) -> list[str]:
+        """Return what contradicts that each request is in one place: to come, at a gateway, in one engine, or ended."""
+        log, where = self.log, [index for gateway in self.gateways for index in gateway.held]
+        where += [index for replica in self._replicas for index in replica.inside]
+        found = []
+        if len(set(where)) < len(where):
+            found.append(f"{len(where) - len(set(where))} requests are in two places")
+        if strangers := sum(index >= self._position or log.state[index] != RequestState.DUE for index in set(where)):
+            found.append(f"{strangers} requests are inside that have ended or have not come")
+        to_come, unfinished = len(log) - self._position, log.state.count(RequestState.DUE)
+        if unfinished != to_come + len(where):
+            found.append(f"{unfinished} requests have no end, {to_come} are to come and {len(where)} are inside")
+        if (outstanding := sum(gateway.outstanding for gateway in self.gateways)) != len(where):
+            found.append(f"the gateways count {outstanding} requests, {len(where)} are inside")
+        return found
+
     def start(self, name: str, model: int, profile: ServingProfile) -> ServingReplica:
         """Make the engine of a replica; it gets requests once it is opened."""
         replica = ServingReplica(name, model, len(self._replicas), engine_of(profile))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from fleetpack.core.decision import Action, CreateReplica, DrainReplica, LaunchNode
+from fleetpack.core.fleet import PoolProvider
 from fleetpack.core.inputs import Inputs, Plan
-from fleetpack_simulator.world import simulate
+from fleetpack_simulator.world import Fault, FaultKind, simulate
+from fleetpack_simulator.world.events import Kind
 from fleetpack_simulator.world.simulation import World
 from worlds import POOL, model, pool, requests, world
 
@@ -99,7 +102,68 @@ def test_should_see_a_minimum_that_is_not_restored_and_requests_that_never_end()
     own = World(world(model(requests(1.0, 10.0)), tail_seconds=400.0))
     stop_creating(own)
     own.run(None, until_rest=True)
-    assert [violation.rule for violation in own.invariants.violations] == ["minimum-restored", "every-request-ends"]
+    rules = ["minimum-kept", "minimum-restored", "every-request-ends"]
+    assert [violation.rule for violation in own.invariants.violations] == rules
+
+
+def test_should_see_a_minimum_that_is_not_kept_in_a_run_that_needs_no_rest() -> None:
+    own = World(world(model(requests(1.0, 10.0)), duration_seconds=400.0))
+    stop_creating(own)
+    own.run(None, until_rest=False)
+    assert [str(violation) for violation in own.invariants.violations] == [
+        "152.000 minimum-kept: default/chat: 0 of 1 replicas for 152 s, and there is room or a machine to be had"
+    ]
+
+
+def test_should_see_a_minimum_that_is_not_kept_where_only_a_machine_is_missing() -> None:
+    own = World(world(model(), nodes=0, duration_seconds=400.0))
+    own.operator.writer.send = lambda action: None  # type: ignore[method-assign]  # a broken operator
+    own.run(None, until_rest=False)
+    assert [violation.rule for violation in own.invariants.violations] == ["minimum-kept"]
+
+
+@pytest.mark.parametrize(
+    "excuse",
+    [
+        {"nodes": 0, "pools": (pool(provider=PoolProvider.STATIC),)},
+        {"nodes": 0, "pools": (pool(maximum_nodes=0),)},
+        {"faults": (Fault(kind=FaultKind.REFUSED_WRITES, at_seconds=0.0, duration_seconds=60.0),)},
+    ],
+    ids=["no room and no machine", "a pool at its limit", "a fault and its back-off"],
+)
+def test_should_find_nothing_wrong_with_a_minimum_that_could_not_be_kept(excuse: dict[str, Any]) -> None:
+    own = World(world(model(), duration_seconds=400.0, **excuse))
+    own.operator.writer.send = lambda action: None  # type: ignore[method-assign]  # a broken operator
+    own.run(None, until_rest=False)
+    assert own.invariants.violations == []
+
+
+def test_should_see_a_request_that_nobody_has_any_more_and_one_in_two_places() -> None:
+    lost, twice = World(world(model(requests(1.0, 5.0)))), World(world(model(requests(1.0, 5.0))))
+    for own in (lost, twice):
+        stop_creating(own)
+        own.run(None, until_rest=False)
+    lost.traffic.gateways[0].held.pop()
+    twice.traffic.gateways[0].held.append(0)
+    assert (lost.traffic.misplaced(), twice.traffic.misplaced()) == (
+        [
+            "5 requests have no end, 0 are to come and 4 are inside",
+            "the gateways count 5 requests, 4 are inside",
+        ],
+        [
+            "1 requests are in two places",
+            "5 requests have no end, 0 are to come and 6 are inside",
+            "the gateways count 5 requests, 6 are inside",
+        ],
+    )
+
+
+def test_should_see_at_the_end_of_a_run_that_a_request_is_lost() -> None:
+    own = World(world(model(requests(1.0, 5.0))))
+    stop_creating(own)
+    own.queue.push(60.0, Kind.LIFECYCLE, own.traffic.gateways[0].held.clear)
+    own.run(None, until_rest=False)
+    assert "every-request-accounted" in [violation.rule for violation in own.invariants.violations]
 
 
 def test_should_see_a_request_that_ends_twice() -> None:
