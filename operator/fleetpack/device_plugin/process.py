@@ -1,7 +1,8 @@
 """The device plugin's process: what is wired to what, and in which order it starts and stops.
 
-Start: which machine (flag, or the node's label), what was given out before (the kubelet's list), then serve and register. From then
-on: the kubelet's list is read every 5 s, soon after each Allocate and after each change of a Pod; health is looked at every second.
+Start: the port for machines (a start without the API server is then waited for, not killed), which machine (flag, or the node's
+label), what was given out before (the kubelet's list), then serve and register. From then on: the kubelet's list is read every 5 s,
+soon after each Allocate and after each change of a Pod; health is looked at every second.
 Stop (SIGTERM): the servers end, and the kubelet counts the devices as unhealthy until the next plugin registers; Pods keep theirs.
 
 SIGUSR1 takes every device out, SIGUSR2 brings them back. Failure: what is missing at the start is said and waited for, never guessed;
@@ -16,7 +17,7 @@ import functools
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import aiohttp
@@ -75,17 +76,49 @@ async def run_device_plugin(settings: PluginSettings, stopping: asyncio.Event | 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     async with await KubernetesClient.from_kubeconfig(settings.kubeconfig) as client:
-        finding = asyncio.create_task(find_source(settings, client), name="find the machine")
-        if not await _finishes(finding, stopping):
-            return
-        async with _Process.open(settings, client.with_writes(limit=WRITES), finding.result()) as process:
+        metrics, search = PluginMetrics(), _Search()
+        # The server looks at both anew for each question: the process's own probes take the place of the search's.
+        live: dict[str, Probe] = {"machine": search.searching}
+        ready: dict[str, Probe] = {"machine": search.found}
+        async with serve_telemetry(
+            metrics.registry, live=live, ready=ready, host=settings.http_host, port=settings.http_port
+        ) as port:
+            _logger.info("serving /metrics, /livez and /readyz on port %d", port)
+            finding = asyncio.create_task(find_source(settings, client, search.tried), name="find the machine")
+            if not await _finishes(finding, stopping):
+                return
+            process = _Process(settings, client.with_writes(limit=WRITES), finding.result(), metrics)
+            for shown, own in ((live, process.liveness()), (ready, process.readiness())):
+                shown.clear()
+                shown.update(own)
             await process.run(stopping)
 
 
-async def find_source(settings: PluginSettings, client: KubernetesClient) -> DeviceSource:
+class _Search:
+    """What is said of a process that does not know its machine yet."""
+
+    def __init__(self) -> None:
+        self._tried_at = time.monotonic()
+
+    def tried(self) -> None:
+        """Note that the API server is asked."""
+        self._tried_at = time.monotonic()
+
+    def searching(self) -> tuple[bool, str]:
+        seconds = time.monotonic() - self._tried_at
+        return seconds < STALLED_SECONDS, f"the API server was asked for the node {seconds:.0f} s ago"
+
+    def found(self) -> tuple[bool, str]:
+        return False, "waiting for the API server to tell the node's instance type"
+
+
+async def find_source(
+    settings: PluginSettings, client: KubernetesClient, on_try: Callable[[], None] = lambda: None
+) -> DeviceSource:
     """Return the node's devices; waits for the API server where only it can tell, raises `SourceError` on a contradiction."""
     name = settings.instance_type
     while not name:
+        on_try()
         try:
             name = await read_instance_type(client, settings.node_name)
         except (NotFound, Forbidden) as error:
@@ -115,9 +148,11 @@ def _machine(settings: PluginSettings, name: str) -> InstanceType:
 class _Process:
     """The parts of one process."""
 
-    def __init__(self, settings: PluginSettings, client: KubernetesClient, source: DeviceSource) -> None:
+    def __init__(
+        self, settings: PluginSettings, client: KubernetesClient, source: DeviceSource, metrics: PluginMetrics
+    ) -> None:
         self.settings = settings
-        self.metrics = PluginMetrics()
+        self.metrics = metrics
         self.metrics.show_machine(source.instance_type, settings.node_name)
         self.pods = NodePods(client, settings.node_name, self._pods_changed)
         resources = (NeuronResource.CORE, NeuronResource.DEVICE) if settings.whole_devices else (NeuronResource.CORE,)
@@ -138,19 +173,13 @@ class _Process:
         self._read_at = time.monotonic()
         self._file_error = ""
 
-    @classmethod
-    @contextlib.asynccontextmanager
-    async def open(
-        cls, settings: PluginSettings, client: KubernetesClient, source: DeviceSource
-    ) -> AsyncIterator[_Process]:
-        process = cls(settings, client, source)
-        live: dict[str, Probe] = {"registration": process.registrar.liveness, "reader": process._reading}
-        ready: dict[str, Probe] = {"registered": process.registrar.readiness, "kubelet-list": process._has_read}
-        async with serve_telemetry(
-            process.metrics.registry, live=live, ready=ready, host=settings.http_host, port=settings.http_port
-        ) as port:
-            _logger.info("serving /metrics, /livez and /readyz on port %d", port)
-            yield process
+    def liveness(self) -> dict[str, Probe]:
+        """Return what must hold for the process to be worth keeping."""
+        return {"registration": self.registrar.liveness, "reader": self._reading}
+
+    def readiness(self) -> dict[str, Probe]:
+        """Return what must hold for Pods to get cores here."""
+        return {"registered": self.registrar.readiness, "kubelet-list": self._has_read}
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Serve until told to stop; a part that ends by itself ends the process with its error."""
