@@ -15,6 +15,7 @@ from fleetpack.catalog import load_catalog
 from fleetpack.core.deployments import Deployment, Disruption, Mode, SignalSpecification, Variant
 from fleetpack.core.fleet import Offering, Pool, PoolProvider, Resources
 from fleetpack_simulator.engine.serving import ServingProfile
+from fleetpack_simulator.scenarios.swarm_options import with_options
 from fleetpack_simulator.settings import PREFIX, replica_settings
 from fleetpack_simulator.workload import GeneratorOptions, Request, generate
 from fleetpack_simulator.world.cluster import node_of
@@ -58,6 +59,11 @@ def play_seed(seed: int) -> SwarmOutcome:
 
 def draw_setting(seed: int) -> WorldSetting:
     """Draw a world."""
+    return with_options(draw_common(seed))
+
+
+def draw_common(seed: int) -> WorldSetting:
+    """Draw a world without promises, prices, namespaces and other accelerators."""
     draw = random.Random(f"{seed}/swarm")
     catalog = load_catalog()
     families = draw.sample(_FAMILIES, k=draw.choice((1, 1, 2)))

@@ -61,11 +61,15 @@ class Invariants:
         self._hope: dict[str, tuple[int, bool]] = {}
         """By deployment: after how many changes it was looked for, and whether there was room or a machine to be had."""
         setting = cluster.setting
+        self._waiting_since: dict[str, float] = {}
         self._patience = {model.deployment.key: patience_seconds(setting, model) for model in setting.models}
         self._excuses = tuple(
             (fault.at_seconds, fault.until_seconds + AFTERMATH_SECONDS)
             for fault in setting.faults
             if fault.kind not in _HARMLESS
+        )
+        self._calm_from_seconds = max(
+            (fault.until_seconds + AFTERMATH_SECONDS for fault in setting.faults), default=0.0
         )
 
     def after_write(self, action: Action) -> None:
@@ -139,7 +143,12 @@ class Invariants:
                 counts[key] = counts.get(key, 0) + 1
         for key, deployment in self._cluster.deployments.items():
             least = _least(deployment)
-            if counts.get(key, 0) >= least or not self._may_have_more(key):
+            if counts.get(key, 0) >= least:
+                self._short_since.pop(key, None)
+                self._waiting_since.pop(key, None)
+                continue
+            self._gives_way(key, counts.get(key, 0), least)
+            if not self._may_have_more(key):
                 self._short_since.pop(key, None)
                 continue
             short_seconds = now - self._short_since.setdefault(key, now)
@@ -242,14 +251,47 @@ class Invariants:
             self._hope[deployment] = (changes, hope)
         return hope
 
-    def _can_launch(self, deployment: str) -> bool:
-        """Whether one more machine that fits a replica may be launched; one that can fail to come is not counted on."""
+    def _gives_way(self, key: str, count: int, least: int) -> None:
+        """Hold that nobody of lower priority keeps more than its minimum while one replica less would make room."""
+        now = self._clock.now
+        if now < self._calm_from_seconds or self._may_have_more(key) or self._can_launch(key, reliable=False):
+            self._waiting_since.pop(key, None)
+            return
+        giver = self._giver(key)
+        if giver is None:
+            self._waiting_since.pop(key, None)
+            return
+        waited_seconds = now - self._waiting_since.setdefault(key, now)
+        if waited_seconds > self._patience[key] + giver.disruption.drain_seconds:
+            told = f"{count} of {least} replicas for {waited_seconds:.0f} s; {giver.key}, less important, has more than its minReplicas"
+            self._violate("less-important-gives-way", key, told)
+
+    def _giver(self, key: str) -> Deployment | None:
+        """Return who could give a replica whose place would do; who is steered by hand or in the midst of a change need not."""
+        taker = self._cluster.deployments[key]
+        for other in self._cluster.deployments.values():
+            if other.priority >= taker.priority or other.mode is not Mode.AUTO or other.deleting:
+                continue
+            pods = [pod for pod in self._cluster.pods.values() if pod.seen.deployment == other.key]
+            hashes = {variant.name: variant.template_hash for variant in other.variants}
+            settled = all(
+                pod.seen.phase is ReplicaPhase.READY and hashes.get(pod.seen.variant) == pod.seen.template_hash
+                for pod in pods
+            )
+            if settled and len(pods) > other.minimum_replicas and any(self._has_room(key, pod.key) for pod in pods):
+                return other
+        return None
+
+    def _can_launch(self, deployment: str, *, reliable: bool = True) -> bool:
+        """Whether one more machine that fits a replica may be launched; `reliable`: by a pool whose launches do not fail."""
         wanted = self._cluster.deployments[deployment]
         if wanted.maximum_usd_per_hour is not None:
             return False
         for pool in self._cluster.pools.values():
             boot = self._cluster.setting.boots.get(pool.name, BootBehaviour())
-            if pool.provider is not PoolProvider.SIMULATED or not pool.admits(wanted.namespace) or boot.failure_rate:
+            if pool.provider is not PoolProvider.SIMULATED or not pool.admits(wanted.namespace):
+                continue
+            if reliable and boot.failure_rate:
                 continue
             count = sum(node.pool == pool.name for node in self._cluster.nodes.values())
             if pool.maximum_nodes is not None and count >= pool.maximum_nodes:
@@ -264,8 +306,11 @@ class Invariants:
                         return True
         return False
 
-    def _has_room(self, deployment: str) -> bool:
-        """Whether one more replica would fit a ready node now: a legal, free, healthy set of cores, and the other resources."""
+    def _has_room(self, deployment: str, without: str = "") -> bool:
+        """Whether one more replica would fit a ready node now: a legal, free, healthy set of cores, and the other resources.
+
+        With the key of a Pod in `without`: whether it would if that one were gone.
+        """
         wanted = self._cluster.deployments.get(deployment)
         if wanted is None or wanted.maximum_usd_per_hour is not None:
             return False
@@ -274,7 +319,7 @@ class Invariants:
             machine = MACHINES.get(node.instance_type.name)
             if not node.ready or machine is None or not pool.admits(wanted.namespace):
                 continue
-            pods = [pod for pod in self._cluster.pods.values() if pod.seen.node == node.name]
+            pods = [pod for pod in self._cluster.pods.values() if pod.seen.node == node.name and pod.key != without]
             left = node.allocatable
             taken = 0
             for foreign in self._cluster.foreign_pods.values():

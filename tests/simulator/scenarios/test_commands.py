@@ -12,10 +12,12 @@ import pytest
 from click.testing import CliRunner
 
 from fleetpack_simulator.cli import main
-from fleetpack_simulator.scenarios import draw_setting, play_seed, summarize
+from fleetpack_simulator.scenarios import draw_setting, summarize
 from fleetpack_simulator.scenarios.changes import read_changes
 from fleetpack_simulator.scenarios.summary import changes_of
+from fleetpack_simulator.scenarios.swarm import draw_common
 from fleetpack_simulator.world import simulate
+from fleetpack_simulator.world.operator import Writer
 from fleetpack_simulator.world.simulation import Point
 from scenario_files import write
 from worlds import model, requests, world
@@ -97,6 +99,39 @@ def test_should_pass_some_seeds_of_the_swarm() -> None:
     assert (result.exit_code, "8 of 8 seeds passed" in result.output) == (0, True)
 
 
+def test_should_say_which_seed_broke_which_rule_and_how_to_replay_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Writer, "send", lambda self, action: None)
+
+    answer = CliRunner().invoke(main, ["swarm", "--seeds", "2", "--first", "3"])
+
+    text = answer.output
+    assert (answer.exit_code, "seed 3: failed: pools" in text, "minimum-restored: " in text) == (1, True, True)
+    assert text.splitlines()[-2:] == [
+        "0 of 2 seeds passed",
+        "replay one with its decisions: fleetpack-sim swarm --seed 3",
+    ]
+
+
+def test_should_draw_every_option_in_some_seed() -> None:
+    worlds = [draw_setting(seed) for seed in range(60)]
+    deployments = [own.deployment for one in worlds for own in one.models]
+    variants = [variant for one in deployments for variant in one.variants]
+    drawn = {
+        "latency": any(one.latency_target for one in deployments),
+        "price": any(one.target_usd_per_million_requests for one in deployments),
+        "ceiling": any(one.maximum_usd_per_hour for one in deployments),
+        "namespace": {one.namespace for one in deployments} == {"default", "team"},
+        "namespaces of a pool": any(own.namespaces for one in worlds for own in one.pools),
+        "priorities": len({one.priority for one in deployments}) > 2,
+        "devices": any(variant.devices for variant in variants),
+        "accelerators": {variant.accelerator for variant in variants}
+        == {"inferentia", "inferentia2", "l4", "trainium", "trainium2"},
+        "compilation": any(one.delays.compile_seconds for one in worlds),
+        "pull": any(one.delays.image_pull_seconds for one in worlds),
+    }
+    assert drawn == dict.fromkeys(drawn, True)
+
+
 def test_should_replay_a_seed_with_its_decisions() -> None:
     result = CliRunner().invoke(main, ["swarm", "--seed", "3"])
     assert "seed 3: passed" in result.output
@@ -105,7 +140,7 @@ def test_should_replay_a_seed_with_its_decisions() -> None:
 
 def test_should_remember_writes_while_watches_are_silent() -> None:
     # Forgotten after ten seconds, a Pod that was there gave its cores to another model's replica.
-    assert play_seed(575).violations == []
+    assert simulate(draw_common(575), until_rest=True).violations == []
 
 
 def test_should_sum_up_what_users_saw_and_what_was_paid() -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from fleetpack.core.decision import Action, CreateReplica, DrainReplica, LaunchNode
+from fleetpack.core.decision import Action, CreateReplica, DeleteReplica, DrainReplica, LaunchNode
 from fleetpack.core.fleet import PoolProvider
 from fleetpack.core.inputs import Inputs, Plan
-from fleetpack_simulator.world import Fault, FaultKind, simulate
+from fleetpack_simulator.world import Fault, FaultKind, SpecChange, simulate
 from fleetpack_simulator.world.events import Kind
 from fleetpack_simulator.world.simulation import World
 from worlds import POOL, model, pool, requests, world
@@ -136,6 +136,25 @@ def test_should_find_nothing_wrong_with_a_minimum_that_could_not_be_kept(excuse:
     own.operator.writer.send = lambda action: None  # type: ignore[method-assign]  # a broken operator
     own.run(None, until_rest=False)
     assert own.invariants.violations == []
+
+
+def test_should_see_a_less_important_model_that_does_not_give_way() -> None:
+    common: dict[str, Any] = {"nodes": 1, "pools": (pool(provider=PoolProvider.STATIC),), "duration_seconds": 500.0}
+    low = model(minimum_replicas=6, maximum_replicas=6)
+    high = model(name="support", uid="uid-support", priority=1000)
+    changes = (
+        SpecChange(at_seconds=1.0, deployment="default/support", deleted=True),
+        SpecChange(at_seconds=60.0, deployment="default/chat", fields=(("minimum_replicas", 1),)),
+        SpecChange(at_seconds=60.0, deployment="default/support"),
+    )
+    own = World(world(low, high, changes=changes, **common))
+    send: Callable[[Action], None] = own.operator.writer.send
+    gone = (DrainReplica, DeleteReplica)
+    own.operator.writer.send = lambda action: None if isinstance(action, gone) else send(action)  # type: ignore[method-assign]  # never takes
+    own.run(None, until_rest=False)
+    assert [(one.rule, one.subject) for one in own.invariants.violations] == [
+        ("less-important-gives-way", "default/support")
+    ]
 
 
 def test_should_see_a_request_that_nobody_has_any_more_and_one_in_two_places() -> None:
