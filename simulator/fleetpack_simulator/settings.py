@@ -12,8 +12,9 @@
     FLEETPACK_ENGINE_MAX_BATCH                 32
     FLEETPACK_ENGINE_WINDOW_TOKENS             8192
     FLEETPACK_ENGINE_KIND                      generate; or encoder, or diffusion: a server of fixed-shape batches
-    FLEETPACK_ENGINE_SEQUENCE_TOKENS           512: the length that an encoder is compiled for
-    FLEETPACK_ENGINE_PASSES, _TERA_OPERATIONS_PER_PASS, _TERA_OPERATIONS_AT_END   of a diffusion model: steps, work of each, decoder
+    FLEETPACK_ENGINE_SEQUENCE_TOKENS           512: the length that an encoder is compiled for; longer requests are refused
+    FLEETPACK_ENGINE_PASSES, _TERA_OPERATIONS_PER_PASS, _TERA_OPERATIONS_AT_END
+                                               of a diffusion model that is not published: steps, work of each, decoder
     FLEETPACK_ENGINE_CORES_PER_WORKER          all: a fixed-shape server may hold several copies of the model
     FLEETPACK_ENGINE_CORES                     else the cores that the replica was given; a container must have been given as many
 
@@ -30,7 +31,7 @@ from typing import Any
 from fleetpack.catalog import Accelerator, Catalog, UnknownAccelerator, load_catalog
 from fleetpack_simulator.engine import EngineProfile, Hardware, ModelShape, Topology, coefficients_for
 from fleetpack_simulator.engine.batch_server import BatchModel, BatchProfile
-from fleetpack_simulator.engine.published import UnknownModelError, find_decoder
+from fleetpack_simulator.engine.published import UnknownModelError, find_decoder, find_fixed_shape
 from fleetpack_simulator.engine.serving import ServingProfile
 
 PREFIX = "FLEETPACK_ENGINE_"
@@ -64,7 +65,6 @@ class ReplicaSettings:
 
 def replica_settings(environment: Mapping[str, str], *, cores: int | None) -> ReplicaSettings:
     """Read the settings of one replica; `cores` is what it was given, None when that is not known."""
-    model = _model(environment)
     cores = _whole(environment, "CORES", cores)
     if cores is None:
         raise SettingsError(
@@ -73,7 +73,9 @@ def replica_settings(environment: Mapping[str, str], *, cores: int | None) -> Re
     hardware = hardware_of(_text(environment, "ACCELERATOR"))
     kind = environment.get(f"{PREFIX}KIND") or _GENERATE
     if kind != _GENERATE:
-        return ReplicaSettings(model_name=model.name, profile=_batch_profile(environment, kind, model, hardware, cores))
+        batches = _batch_profile(environment, kind, hardware, cores)
+        return ReplicaSettings(model_name=batches.model.name, profile=batches)
+    model = _model(environment)
     profile = EngineProfile(
         model=model,
         hardware=hardware,
@@ -86,35 +88,15 @@ def replica_settings(environment: Mapping[str, str], *, cores: int | None) -> Re
     return ReplicaSettings(model_name=model.name, profile=profile)
 
 
-def _batch_profile(
-    environment: Mapping[str, str], kind: str, model: ModelShape, hardware: Hardware, cores: int
-) -> BatchProfile:
+def _batch_profile(environment: Mapping[str, str], kind: str, hardware: Hardware, cores: int) -> BatchProfile:
     """Return the profile of a server of fixed-shape batches."""
-    billions = model.parameters_billions
-    if kind == "encoder":
-        shape = BatchModel.encoder(
-            model.name,
-            weights_millions=1000 * billions,
-            layers=model.layers,
-            hidden_size=model.hidden_size,
-            tokens=_whole(environment, "SEQUENCE_TOKENS", DEFAULT_SEQUENCE_TOKENS) or 0,
-        )
-    elif kind == "diffusion":
-        operations = _number(environment, "TERA_OPERATIONS_PER_PASS")
-        if operations is None:
-            raise SettingsError(
-                f"{PREFIX}TERA_OPERATIONS_PER_PASS is not set; a diffusion model's work does not follow from its size"
-            )
-        shape = BatchModel(
-            name=model.name,
-            weight_bytes=2e9 * billions,
-            operations_per_pass=1e12 * operations,
-            layers=model.layers,
-            passes=_whole(environment, "PASSES", DEFAULT_PASSES) or 0,
-            final_operations=1e12 * (_number(environment, "TERA_OPERATIONS_AT_END") or 0.0),
-        )
-    else:
-        raise SettingsError(f"{PREFIX}KIND is {kind!r}, it must be {_GENERATE}, encoder or diffusion")
+    match kind:
+        case "encoder":
+            shape = _encoder(environment)
+        case "diffusion":
+            shape = _diffusion(environment)
+        case _:
+            raise SettingsError(f"{PREFIX}KIND is {kind!r}, it must be {_GENERATE}, encoder or diffusion")
     return BatchProfile(
         model=shape,
         hardware=hardware,
@@ -123,6 +105,54 @@ def _batch_profile(
         coefficients=coefficients_for(hardware),
         cores_per_worker=_whole(environment, "CORES_PER_WORKER", cores) or 0,
     )
+
+
+def _encoder(environment: Mapping[str, str]) -> BatchModel:
+    tokens = _whole(environment, "SEQUENCE_TOKENS", DEFAULT_SEQUENCE_TOKENS) or 0
+    own = any(environment.get(PREFIX + name) for name in ("LAYERS", "HIDDEN_SIZE"))
+    found = None if own else _published(environment, tokens=tokens, passes=None)
+    if found is not None and found.tokens is not None:
+        return found
+    model = _model(environment)
+    shape = BatchModel.encoder(
+        model.name,
+        weights_millions=1000 * model.parameters_billions,
+        layers=model.layers,
+        hidden_size=model.hidden_size,
+        tokens=tokens,
+        weight_bits=model.weight_bits,
+    )
+    return replace(shape, estimated=not own)
+
+
+def _diffusion(environment: Mapping[str, str]) -> BatchModel:
+    operations = _number(environment, "TERA_OPERATIONS_PER_PASS")
+    if operations is None:
+        found = _published(environment, tokens=None, passes=_whole(environment, "PASSES", None))
+        if found is not None and found.tokens is None:
+            return found
+        raise SettingsError(
+            f"{PREFIX}TERA_OPERATIONS_PER_PASS is not set; a diffusion model's work does not follow from its size"
+        )
+    model = _model(environment)
+    return BatchModel(
+        name=model.name,
+        weight_bytes=model.weight_bytes,
+        weight_bits=model.weight_bits,
+        operations_per_pass=1e12 * operations,
+        layers=model.layers,
+        passes=_whole(environment, "PASSES", DEFAULT_PASSES) or 0,
+        final_operations=1e12 * (_number(environment, "TERA_OPERATIONS_AT_END") or 0.0),
+        estimated=not environment.get(f"{PREFIX}LAYERS"),
+    )
+
+
+def _published(environment: Mapping[str, str], *, tokens: int | None, passes: int | None) -> BatchModel | None:
+    """Return the encoder or diffusion model that the name is known for."""
+    weight_bits = _whole(environment, "WEIGHT_BITS", 16) or 0
+    name = environment.get(f"{PREFIX}MODEL") or ""
+    found = find_fixed_shape(name, tokens=tokens, passes=passes, weight_bits=weight_bits)
+    return None if found is None else found.model
 
 
 def expected_cores(environment: Mapping[str, str]) -> int | None:

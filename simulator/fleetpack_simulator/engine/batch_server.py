@@ -1,7 +1,8 @@
 """Encoders and diffusion models: a server of fixed-shape batches, without a cache and without tokens that come one by one.
 
 Each worker (some cores that hold one copy of the model) takes what waits, up to the compiled batch, and computes the whole batch
-however few items are in it; what arrives meanwhile waits for the next one. Time comes from the caller and never goes back.
+however few items are in it; what arrives meanwhile waits for the next one. Time comes from the caller and never goes back. Weights
+that do not fit a worker's memory are refused with `ProfileError`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from collections import deque
 from dataclasses import dataclass
 
 from fleetpack_simulator.engine.coefficients import Coefficients
-from fleetpack_simulator.engine.performance import ELEMENTWISE_COLUMNS
+from fleetpack_simulator.engine.performance import ELEMENTWISE_COLUMNS, STATIC_WEIGHT_BITS
+from fleetpack_simulator.engine.profile import USABLE_MEMORY_SHARE, ProfileError
 from fleetpack_simulator.engine.shapes import Hardware
 
 # The middle of the three widths of Stable Diffusion's U-Net: 320, 640 and 1,280 channels (its config.json, block_out_channels).
@@ -24,7 +26,7 @@ class BatchModel:
 
     name: str
     weight_bytes: float
-    """Bytes of weights that one pass reads (embedding tables aside, of which a pass reads next to nothing)."""
+    """Bytes of the weights in memory (embedding tables aside, of which a pass reads next to nothing)."""
     operations_per_pass: float
     """Operations of one pass over one item: two per weight and token, and 4 · layers · hidden · tokens² of attention."""
     layers: int
@@ -36,27 +38,41 @@ class BatchModel:
     """Bytes of one item's result that have to reach the host."""
     hidden_size: int = DIFFUSION_HIDDEN_SIZE
     """Width of the model, for its share of work along rows; not given: a diffusion model's."""
+    weight_bits: int = 16
+    """Bits of one weight; what is narrower than a NeuronCore computes with is widened on the way."""
+    tokens: int | None = None
+    """Longest item that the model is compiled for; None: items have no length."""
     estimated: bool = False
     """Layers and width are those of a published model of about the size."""
 
     def __post_init__(self) -> None:
-        for field in ("weight_bytes", "operations_per_pass", "layers", "passes"):
+        for field in ("weight_bytes", "operations_per_pass", "layers", "passes", "weight_bits"):
             if getattr(self, field) <= 0:
                 raise ValueError(f"model {self.name}: {field} is {getattr(self, field)}, it must be above zero")
 
     @classmethod
     def encoder(
-        cls, name: str, *, weights_millions: float, layers: int, hidden_size: int, tokens: int, output_values: int = 0
+        cls,
+        name: str,
+        *,
+        weights_millions: float,
+        layers: int,
+        hidden_size: int,
+        tokens: int,
+        output_values: int = 0,
+        weight_bits: int = 16,
     ) -> BatchModel:
         """Return a transformer encoder at a fixed length; `output_values` are 4-byte results per token (a language model head)."""
         weights = weights_millions * 1e6
         return cls(
             name=name,
-            weight_bytes=2 * weights,
+            weight_bytes=weights * weight_bits / 8,
             operations_per_pass=2 * weights * tokens + 4 * layers * hidden_size * tokens**2,
             layers=layers,
             output_bytes=4.0 * output_values * tokens,
             hidden_size=hidden_size,
+            weight_bits=weight_bits,
+            tokens=tokens,
         )
 
 
@@ -82,11 +98,23 @@ class BatchProfile:
                 f"server of {self.model.name}: {self.cores} cores are no multiple of cores_per_worker {self.cores_per_worker}; "
                 "give it as many cores as its workers take"
             )
+        if self.model.weight_bytes > self.worker_memory_bytes:
+            raise ProfileError(
+                f"server of {self.model.name}: weights of {self.model.weight_bytes / 1e9:.1f} GB do not fit {self.cores_per_worker} "
+                f"cores of {self.hardware.name} ({self.worker_memory_bytes / 1e9:.1f} GB usable), and each worker holds all of them; "
+                "give a worker more cores, or fewer weight bits"
+            )
 
     @property
     def workers(self) -> int:
         """Copies of the model that work side by side."""
         return self.cores // self.cores_per_worker
+
+    @property
+    def worker_memory_bytes(self) -> float:
+        """Device memory of one worker that weights can take."""
+        devices = self.cores_per_worker / self.hardware.cores_per_device
+        return devices * self.hardware.memory_gib * 2**30 * USABLE_MEMORY_SHARE
 
 
 def batch_seconds(profile: BatchProfile) -> float:
@@ -102,7 +130,8 @@ def batch_seconds(profile: BatchProfile) -> float:
     flops = devices * hardware.tflops_bf16 * 1e12 * coefficients.flops_share
     if hardware.static_shapes:
         flops *= model.hidden_size / (model.hidden_size + ELEMENTWISE_COLUMNS)
-    pass_seconds = max(model.weight_bytes / bandwidth, profile.batch * model.operations_per_pass / flops)
+    widened = max(1.0, STATIC_WEIGHT_BITS / model.weight_bits) if hardware.static_shapes else 1.0
+    pass_seconds = max(widened * model.weight_bytes / bandwidth, profile.batch * model.operations_per_pass / flops)
     layer_seconds = coefficients.layer_seconds + (coefficients.collective_seconds if devices > 1 else 0.0)
     last_seconds = model.final_operations / flops + model.output_bytes / (coefficients.output_gb_per_second * 1e9)
     return model.passes * (pass_seconds + model.layers * layer_seconds) + profile.batch * last_seconds

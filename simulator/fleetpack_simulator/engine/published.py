@@ -77,7 +77,9 @@ def family_of(name: str) -> str:
     return re.split(r"[-_ ]", name.split("/")[-1])[0].lower()
 
 
-def find_fixed_shape(name: str, *, tokens: int | None = None, passes: int | None = None) -> FixedShapeModel | None:
+def find_fixed_shape(
+    name: str, *, tokens: int | None = None, passes: int | None = None, weight_bits: int = 16
+) -> FixedShapeModel | None:
     """Return an encoder at `tokens`, or a diffusion model of `passes` steps; None: no such model is known."""
     key = _key(name)
     encoder = _entries("encoders").get(key)
@@ -89,6 +91,7 @@ def find_fixed_shape(name: str, *, tokens: int | None = None, passes: int | None
             hidden_size=encoder["hidden_size"],
             tokens=encoder.get("tokens") or tokens or 128,
             output_values=encoder.get("output_values", 0),
+            weight_bits=weight_bits,
         )
         return FixedShapeModel(model=model, family=encoder["family"])
     diffusion = _entries("diffusion_models").get(key)
@@ -96,7 +99,8 @@ def find_fixed_shape(name: str, *, tokens: int | None = None, passes: int | None
         return None
     model = BatchModel(
         name=name,
-        weight_bytes=2e6 * diffusion["weights_millions"],
+        weight_bytes=1e6 * diffusion["weights_millions"] * weight_bits / 8,
+        weight_bits=weight_bits,
         operations_per_pass=1e12 * diffusion["tera_operations_per_pass"],
         layers=diffusion["layers"],
         passes=passes or diffusion["passes"],

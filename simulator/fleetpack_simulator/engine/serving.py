@@ -50,6 +50,11 @@ class BatchEngine:
             )
         if request.prompt_tokens < 1 or request.output_tokens < 1:
             raise RequestError(f"request {request.request_id}: prompt_tokens and output_tokens must be at least 1")
+        longest = self.profile.model.tokens
+        if longest is not None and request.prompt_tokens > longest:
+            raise RequestError(
+                f"request {request.request_id}: {request.prompt_tokens} tokens are more than the {longest} it is compiled for"
+            )
         self._prompt_tokens[request.request_id] = request.prompt_tokens
         self._replica.submit(request.request_id, now_seconds)
 
