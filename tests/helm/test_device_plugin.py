@@ -5,22 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from click import Command
 
 from chart import NAMESPACE, Manifest, of_kind, rendered, template, the
 from fleetpack.catalog import load_catalog
+from fleetpack.cli.device_plugin import device_plugin
 
 pytestmark = pytest.mark.cluster
 
 PLUGIN = "fleetpack-device-plugin"
 ON = "devicePlugin.enabled=true"
-
-
-def command() -> Command:
-    """Return the plugin's command, where this version has one."""
-    module = pytest.importorskip("fleetpack.cli.device_plugin", reason="this version has no device plugin")
-    found: Command = module.device_plugin
-    return found
 
 
 def pod_of(manifests: list[Manifest]) -> dict[str, Any]:
@@ -78,20 +71,21 @@ def test_should_give_its_account_no_more_than_it_needs() -> None:
             "devicePlugin.coreNumbering=host",
             "devicePlugin.neuronMonitorURL=http://$(HOST_IP):8000/metrics",
             "devicePlugin.extraArguments={--log-format=json}",
+            "devicePlugin.unhealthyFile=/etc/fleetpack/unhealthy",
         ),
     ],
 )
 def test_should_call_the_command_with_options_that_it_knows(settings: tuple[str, ...]) -> None:
     container = container_of(rendered(*settings))
     assert container["command"] == ["fleetpack", "device-plugin"]
-    context = command().make_context("device-plugin", ["--node-name=a", *container["args"]])
+    context = device_plugin.make_context("device-plugin", ["--node-name=a", *container["args"]])
     assert not context.args
     assert {entry["name"] for entry in container["env"]} >= {"NODE_NAME", "HOST_IP"}
 
 
 def test_should_serve_probes_on_the_port_of_the_command() -> None:
     container = container_of(rendered(ON))
-    [port] = [parameter.default for parameter in command().params if parameter.name == "http_port"]
+    [port] = [parameter.default for parameter in device_plugin.params if parameter.name == "http_port"]
     assert container["ports"] == [{"name": "http", "containerPort": port}]
     assert container["livenessProbe"]["httpGet"] == {"path": "/livez", "port": "http"}
     assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "http"}
@@ -125,6 +119,31 @@ def test_should_not_look_at_the_devices_of_a_node_whose_devices_are_simulated() 
     manifests = rendered(ON, "devicePlugin.source=simulated")
     assert "devices" not in {volume["name"] for volume in pod_of(manifests)["volumes"]}
     assert "devices" not in {mount["name"] for mount in container_of(manifests)["volumeMounts"]}
+
+
+def test_should_read_the_file_of_what_is_out_from_the_node_and_write_nothing_there() -> None:
+    manifests = rendered(ON, "devicePlugin.unhealthyFile=/etc/fleetpack/out of order")
+    pod, container = pod_of(manifests), container_of(manifests)
+    assert "--unhealthy-file=/var/lib/fleetpack/unhealthy/out of order" in container["args"]
+    assert [volume for volume in pod["volumes"] if volume["name"] == "unhealthy"] == [
+        {"name": "unhealthy", "hostPath": {"path": "/etc/fleetpack", "type": "DirectoryOrCreate"}}
+    ]
+    assert [mount for mount in container["volumeMounts"] if mount["name"] == "unhealthy"] == [
+        {"name": "unhealthy", "mountPath": "/var/lib/fleetpack/unhealthy", "readOnly": True}
+    ]
+
+
+def test_should_look_at_no_file_of_what_is_out_unless_told() -> None:
+    manifests = rendered(ON)
+    assert not [argument for argument in container_of(manifests)["args"] if "unhealthy" in argument]
+    assert "unhealthy" not in {volume["name"] for volume in pod_of(manifests)["volumes"]}
+
+
+@pytest.mark.parametrize("path", ["unhealthy", "/unhealthy", "/etc/fleetpack/"])
+def test_should_refuse_a_file_whose_folder_is_the_nodes_root_or_unknown(path: str) -> None:
+    result = template(ON, f"devicePlugin.unhealthyFile={path}")
+    assert result.returncode != 0
+    assert "unhealthyFile" in result.stderr
 
 
 def test_should_run_on_every_machine_of_the_catalog_that_has_cores_to_give() -> None:

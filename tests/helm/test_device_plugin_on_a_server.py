@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -230,26 +231,65 @@ def install_dry(cluster, *settings: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@contextmanager
+def daemon(cluster, name: str, *, namespace: str = "kube-system", image: str = "none") -> Iterator[None]:
+    """A DaemonSet that runs nowhere."""
+    labels = {"name": "neuron-device-plugin-ds"}
+    pod = {"containers": [{"name": "plugin", "image": image}], "nodeSelector": {"none": "such"}}
+    spec = {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": pod}}
+    metadata = {"name": name, "namespace": namespace}
+    manifest = {"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": metadata, "spec": spec}
+    created = cluster.kubectl("apply", "-f", "-", input_text=yaml.safe_dump(manifest))
+    assert created.returncode == 0, created.stderr
+    try:
+        yield
+    finally:
+        cluster.kubectl("-n", namespace, "delete", "daemonset", name)
+
+
 @pytest.fixture
 def foreign_plugin(cluster) -> Iterator[str]:
     """AWS's DaemonSet, as its manifest names it."""
     name = "neuron-device-plugin-daemonset"
-    labels = {"name": "neuron-device-plugin-ds"}
-    pod = {"containers": [{"name": "plugin", "image": "none"}], "nodeSelector": {"none": "such"}}
-    spec = {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": pod}}
-    metadata = {"name": name, "namespace": "kube-system"}
-    manifest = {"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": metadata, "spec": spec}
-    created = cluster.kubectl("apply", "-f", "-", input_text=yaml.safe_dump(manifest))
-    assert created.returncode == 0, created.stderr
-    yield name
-    cluster.kubectl("-n", "kube-system", "delete", "daemonset", name)
+    with daemon(cluster, name):
+        yield name
 
 
-def test_should_refuse_to_serve_what_another_plugin_serves(cluster, foreign_plugin: str) -> None:
-    refused = install_dry(cluster, "devicePlugin.enabled=true")
+AWS_IMAGE = "public.ecr.aws/neuron/neuron-device-plugin:2.26.26.0"
+
+
+@pytest.mark.parametrize(
+    ("name", "elsewhere", "image"),
+    [
+        ("neuron-device-plugin-daemonset", False, "none"),
+        ("neuron-device-plugin", False, "none"),
+        ("neuron-device-plugin", True, "none"),
+        ("accelerators", True, AWS_IMAGE),
+        ("accelerators", True, "mirror.example:5000/neuron-device-plugin@sha256:" + "a" * 64),
+    ],
+)
+def test_should_refuse_to_serve_what_another_plugin_serves(
+    cluster, namespace: str, name: str, elsewhere: bool, image: str
+) -> None:
+    place = namespace if elsewhere else "kube-system"
+    with daemon(cluster, name, namespace=place, image=image):
+        refused = install_dry(cluster, "devicePlugin.enabled=true")
     assert refused.returncode != 0
-    assert f"DaemonSet kube-system/{foreign_plugin}) already serves aws.amazon.com/neuroncore" in refused.stderr
+    assert f"DaemonSet {place}/{name}) already serves aws.amazon.com/neuroncore" in refused.stderr
+    assert f"kubectl -n {place} delete daemonset {name}" in refused.stderr
     assert "devicePlugin.allowBesideNeuronPlugin=true" in refused.stderr
+
+
+def test_should_take_neither_another_daemon_nor_its_own_for_aws_plugin(cluster, namespace: str) -> None:
+    with daemon(cluster, "neuron-monitor", namespace=namespace, image="public.ecr.aws/neuron/neuron-monitor:1.3.0"):
+        other = install_dry(cluster, "devicePlugin.enabled=true")
+    assert other.returncode == 0, other.stderr
+    with daemon(cluster, "neuron-device-plugin", namespace=namespace):
+        own = install_dry(
+            cluster, "devicePlugin.enabled=true", "fullnameOverride=neuron", f"devicePlugin.namespace={namespace}"
+        )
+    # helm's own word: an object of this name is there, of no release.
+    assert "already serves" not in own.stderr
 
 
 def test_should_install_beside_another_plugin_when_told_so_or_without_its_own(cluster, foreign_plugin: str) -> None:

@@ -38,9 +38,20 @@ app.kubernetes.io/component: device-plugin
 {{/* Two plugins that announce one resource take the node from each other, and each gives out cores that the other has given. */}}
 {{- define "fleetpack.devicePlugin.refuseSecondPlugin" -}}
 {{- if not .Values.devicePlugin.allowBesideNeuronPlugin -}}
-{{- range $name := list "neuron-device-plugin-daemonset" "neuron-device-plugin" -}}
-{{- if lookup "apps/v1" "DaemonSet" "kube-system" $name -}}
-{{- fail (printf "devicePlugin.enabled: AWS's Neuron device plugin (DaemonSet kube-system/%s) already serves aws.amazon.com/neuroncore on this cluster's nodes, and a node can have one plugin for a resource only. Remove it (kubectl -n kube-system delete daemonset %s), or label nodes so that the two never share one and set devicePlugin.allowBesideNeuronPlugin=true, or leave devicePlugin.enabled=false: fleetpack then plans, and AWS's plugin chooses the cores." $name $name) -}}
+{{- $ownName := include "fleetpack.devicePlugin.name" . -}}
+{{- $ownNamespace := include "fleetpack.devicePlugin.namespace" . -}}
+{{- range (lookup "apps/v1" "DaemonSet" "" "").items -}}
+{{- $name := .metadata.name -}}
+{{- $namespace := .metadata.namespace -}}
+{{- $foreign := has $name (list "neuron-device-plugin-daemonset" "neuron-device-plugin") -}}
+{{- range .spec.template.spec.containers -}}
+{{- /* public.ecr.aws/neuron/neuron-device-plugin, or a mirror of it. */ -}}
+{{- if regexMatch "(^|/)neuron-device-plugin(:|@|$)" .image -}}
+{{- $foreign = true -}}
+{{- end -}}
+{{- end -}}
+{{- if and $foreign (not (and (eq $name $ownName) (eq $namespace $ownNamespace))) -}}
+{{- fail (printf "devicePlugin.enabled: AWS's Neuron device plugin (DaemonSet %s/%s) already serves aws.amazon.com/neuroncore on this cluster's nodes, and a node can have one plugin for a resource only. Remove it (kubectl -n %s delete daemonset %s), or label nodes so that the two never share one and set devicePlugin.allowBesideNeuronPlugin=true, or leave devicePlugin.enabled=false: fleetpack then plans, and AWS's plugin chooses the cores." $namespace $name $namespace $name) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
