@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import yaml
 
 import chart
 from chart import EVERYTHING
+from cluster_fixtures import wait_for
 from control_plane.api_client import ApiClient, ApiError
 from control_plane.binaries import ensure
 from control_plane.programs import KUBECONFORM
@@ -158,30 +159,92 @@ def test_should_let_the_operator_do_nothing_else(operator: ApiClient, operator_n
     assert not may(operator, operator_namespace, asked)
 
 
+PEOPLE = ("view", "edit", "admin")
+
+
+@pytest.fixture(scope="module")
+def people(cluster, operator_namespace: str) -> Iterator[Callable[[str, str], bool]]:
+    """Somebody with each of the cluster's own roles, everywhere (pools are in no namespace); asks whether one of them may."""
+    manifests = rendered(operator_namespace)
+    roles = [own for own in manifests if any("/aggregate-to-" in key for key in own["metadata"].get("labels", {}))]
+    bindings = [
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": f"{operator_namespace}-people-{role}"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": f"somebody-{role}"}],
+        }
+        for role in PEOPLE
+    ]
+    applied = apply(cluster, [*roles, *bindings])
+    assert applied.returncode == 0, applied.stderr
+    with cluster.client() as client:
+
+        def somebody_may(role: str, asked: str) -> bool:
+            return may(client, operator_namespace, asked, user=f"somebody-{role}")
+
+        # The roles are put together in the background.
+        if roles:
+            wait_for(lambda: somebody_may("admin", "delete inferencedeployments.fleetpack.dev"))
+            wait_for(lambda: somebody_may("view", "get inferencedeployments.fleetpack.dev"))
+        yield somebody_may
+    cluster.kubectl("delete", "-f", "-", "--wait=false", input_text=yaml.safe_dump_all([*roles, *bindings]))
+
+
+@pytest.mark.parametrize(
+    ("asked", "allowed"),
+    [
+        ("get inferencedeployments.fleetpack.dev", {"view", "edit", "admin"}),
+        ("list inferencedeployments.fleetpack.dev", {"view", "edit", "admin"}),
+        ("watch inferencedeployments.fleetpack.dev", {"view", "edit", "admin"}),
+        ("get inferencedeployments.fleetpack.dev/scale", {"view", "edit", "admin"}),
+        ("get inferencedeployments.fleetpack.dev/status", {"view", "edit", "admin"}),
+        ("create inferencedeployments.fleetpack.dev", {"edit", "admin"}),
+        ("update inferencedeployments.fleetpack.dev", {"edit", "admin"}),
+        ("patch inferencedeployments.fleetpack.dev", {"edit", "admin"}),
+        ("delete inferencedeployments.fleetpack.dev", {"edit", "admin"}),
+        ("deletecollection inferencedeployments.fleetpack.dev", {"edit", "admin"}),
+        ("update inferencedeployments.fleetpack.dev/scale", {"edit", "admin"}),
+        ("patch inferencedeployments.fleetpack.dev/scale", {"edit", "admin"}),
+        ("patch inferencedeployments.fleetpack.dev/status", set()),
+        ("get acceleratorpools.fleetpack.dev", {"view", "edit", "admin"}),
+        ("create acceleratorpools.fleetpack.dev", set()),
+        ("patch acceleratorpools.fleetpack.dev", set()),
+        ("delete acceleratorpools.fleetpack.dev", set()),
+    ],
+)
+def test_should_let_people_do_with_models_what_they_may_do_with_pods(
+    people: Callable[[str, str], bool], asked: str, allowed: set[str]
+) -> None:
+    assert {role for role in PEOPLE if people(role, asked)} == allowed
+
+
 def test_should_give_the_lease_in_no_other_namespace(operator: ApiClient) -> None:
     assert not may(operator, "default", "get leases.coordination.k8s.io")
     with pytest.raises(ApiError, match="Forbidden"):
         operator.get("/apis/coordination.k8s.io/v1/namespaces/default/leases/fleetpack")
 
 
-def may(client: ApiClient, namespace: str, asked: str) -> bool:
+def may(client: ApiClient, namespace: str, asked: str, user: str = "") -> bool:
+    """Whether this connection, or somebody else, may."""
     verb, _, rest = asked.partition(" ")
     full, _, subresource = rest.partition("/")
     resource, _, group = full.partition(".")
+    attributes = {
+        "namespace": namespace,
+        "verb": verb,
+        "group": group,
+        "resource": resource,
+        "subresource": subresource,
+    }
+    kind = "SubjectAccessReview" if user else "SelfSubjectAccessReview"
     review = client.create(
-        "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+        f"/apis/authorization.k8s.io/v1/{kind.lower()}s",
         {
             "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SelfSubjectAccessReview",
-            "spec": {
-                "resourceAttributes": {
-                    "namespace": namespace,
-                    "verb": verb,
-                    "group": group,
-                    "resource": resource,
-                    "subresource": subresource,
-                }
-            },
+            "kind": kind,
+            "spec": {"resourceAttributes": attributes, **({"user": user} if user else {})},
         },
     )
     allowed = review["status"]["allowed"]

@@ -14,11 +14,15 @@ import yaml
 
 from chart import CHART, EVERYTHING, MONITORING, ROOT, Manifest, of_kind, rendered, the
 from control_plane.binaries import ensure
-from control_plane.programs import PROMTOOL
+from control_plane.module_sources import PROMETHEUS_OPERATOR, module_source
+from control_plane.programs import KUBECONFORM, PROMTOOL
 from fleetpack.api.conditions import Reason
 from fleetpack.cluster.api_client import Write
 from fleetpack.cluster.observing import CountingWriteObserver
+from fleetpack.device_plugin.metrics import PluginMetrics
+from fleetpack.device_plugin.silicon import RefusalReason
 from fleetpack.telemetry.metrics import FleetMetrics
+from openapi_schemas import LOCATION, write_definition_schemas
 
 pytestmark = pytest.mark.cluster
 
@@ -43,8 +47,7 @@ def alerts() -> dict[str, Manifest]:
 def series_names() -> set[str]:
     """Every name that a series of ours can have."""
     suffixes = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
-    plugin = pytest.importorskip("fleetpack.device_plugin.metrics", reason="this version has no device plugin")
-    registries = (FleetMetrics().registry, plugin.PluginMetrics().registry)
+    registries = (FleetMetrics().registry, PluginMetrics().registry)
     families = [family for registry in registries for family in registry.collect()]
     return {family.name + suffix for family in families for suffix in suffixes[family.type]}
 
@@ -91,6 +94,64 @@ def test_should_leave_each_of_them_out_when_told_so(setting: str, kind: str) -> 
     assert of_kind(rendered(*EVERYTHING, setting, api_versions=MONITORING), kind) == []
 
 
+@pytest.fixture(scope="session")
+def definition_schemas(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Schemas of the Prometheus Operator's own definitions."""
+    folder = tmp_path_factory.mktemp("definitions")
+    definitions = module_source(PROMETHEUS_OPERATOR) / "example" / "prometheus-operator-crd"
+    names = ("servicemonitors", "podmonitors", "prometheusrules")
+    write_definition_schemas(
+        (yaml.safe_load((definitions / f"monitoring.coreos.com_{name}.yaml").read_text()) for name in names), folder
+    )
+    return folder
+
+
+def monitors() -> list[Manifest]:
+    manifests = rendered(*EVERYTHING, "monitoring.serviceMonitor.labels.release=p", api_versions=MONITORING)
+    return of_kind(manifests, "ServiceMonitor", "PodMonitor", "PrometheusRule")
+
+
+def checked(schemas: Path, manifests: list[Manifest]) -> str:
+    command = [ensure((KUBECONFORM,))["kubeconform"], "-strict", "-summary", "-schema-location", schemas / LOCATION]
+    answer = subprocess.run(command, input=yaml.safe_dump_all(manifests), capture_output=True, text=True, check=False)
+    return answer.stdout + answer.stderr
+
+
+def test_should_fit_the_definitions_of_the_prometheus_operator(definition_schemas: Path) -> None:
+    assert "Valid: 3, Invalid: 0, Errors: 0, Skipped: 0" in checked(definition_schemas, monitors())
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "wrong"),
+    [
+        ("ServiceMonitor", ("spec",), "endpoint"),
+        ("ServiceMonitor", ("spec", "selector"), "matchLabel"),
+        ("ServiceMonitor", ("spec", "endpoints", 0), "intervall"),
+        ("PodMonitor", ("spec", "podMetricsEndpoints", 0), "honourLabels"),
+        ("PodMonitor", ("spec", "podMetricsEndpoints", 0, "relabelings", 0), "sourceLabel"),
+        ("PrometheusRule", ("spec", "groups", 0, "rules", 0), "expression"),
+        ("PrometheusRule", (), "specs"),
+    ],
+)
+def test_should_notice_a_field_that_the_definitions_do_not_have(
+    definition_schemas: Path, kind: str, path: tuple[str | int, ...], wrong: str
+) -> None:
+    manifest = the(monitors(), kind)
+    inner: Any = manifest
+    for step in path:
+        inner = inner[step]
+    inner[wrong] = "1"
+    said = checked(definition_schemas, [manifest])
+    assert "Invalid: 1" in said
+    assert wrong in said
+
+
+def test_should_notice_a_time_that_is_none(definition_schemas: Path) -> None:
+    manifest = the(monitors(), "ServiceMonitor")
+    manifest["spec"]["endpoints"][0]["interval"] = "often"
+    assert "Invalid: 1" in checked(definition_schemas, [manifest])
+
+
 def test_should_point_the_monitors_at_ports_and_pods_that_are_there() -> None:
     manifests = rendered(*EVERYTHING, api_versions=MONITORING)
     service, monitor = the(manifests, "Service"), the(manifests, "ServiceMonitor")
@@ -135,13 +196,12 @@ def test_should_have_a_runbook_for_each_alert_and_for_nothing_else() -> None:
 
 
 def test_should_have_a_runbook_for_what_nodes_and_plugins_say_without_an_alert() -> None:
-    silicon = pytest.importorskip("fleetpack.device_plugin.silicon", reason="this version has no device plugin")
     told = [
         Reason.CORES_SWAPPED,
         Reason.CORES_MOVED,
         Reason.NODE_LEAVING,
         Reason.NODE_UNHEALTHY,
-        *silicon.RefusalReason,
+        *RefusalReason,
     ]
     text = RUNBOOKS.read_text()
     assert [str(reason) for reason in told if str(reason) not in text] == []
