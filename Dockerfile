@@ -4,7 +4,7 @@
 #   simulated-engine   one simulated replica that serves on the cores which it was given
 #
 # `hack/images` makes the folder wheels/ (the locked libraries and the project's own wheel), chooses the base image and builds.
-# By hand: `hack/images wheels --output .` and then `docker build --target fleetpack .`
+# By hand: `hack/images wheels --output .` and then `docker build --network=none --target fleetpack .`
 #
 # The base is an official slim image of Debian bookworm with Python 3.11, the version that the wheels are for; add @sha256:... to
 # pin it to the byte. `hack/images base` makes another of the same content where nothing can be pulled.

@@ -2,7 +2,8 @@
 
 Concept: `build` is the whole of it, a step a line. The key of an image is everything that goes into it (Dockerfile, base, lock,
 sources); the image carries it as a label, and the same key means nothing to do.
-Boundary: the engine's work and the index's are elsewhere. Failure: the first step that fails ends it; earlier images stay.
+Boundary: the engine's work and the index's are elsewhere. Failure: the first step that fails, or an image beyond its size, ends it;
+earlier images stay.
 """
 
 import shutil
@@ -22,7 +23,7 @@ from images_build.images import (
     digest_of_texts,
     project_version,
 )
-from images_build.progress import say
+from images_build.progress import ImagesError, say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +62,17 @@ def _build_one(image: Image, prepared: wheels.Wheels, on: engine.EngineImage) ->
     seconds = round(time.monotonic() - start, 1)
     size_mb = round(found.size_bytes / 1e6)
     say(f"{reference} {f'built in {seconds:.0f} s' if was_built else 'is up to date'}, {size_mb} MB")
+    require_small(image, size_mb)
     return BuiltImage(image=reference, identity=found.identity, size_mb=size_mb, was_built=was_built, seconds=seconds)
+
+
+def require_small(image: Image, size_mb: int) -> None:
+    """Raise `ImagesError` where an image has grown beyond its limit."""
+    if size_mb > image.size_limit_mb:
+        raise ImagesError(
+            f"{image.name} has {size_mb} MB, more than its limit of {image.size_limit_mb} MB: find out what came into it "
+            "(`docker history`), or raise the limit in hack/images_build/images.py and the number in docs/install.md"
+        )
 
 
 def inputs_key(image: Image, prepared: wheels.Wheels, base_identity: str) -> str:

@@ -72,8 +72,8 @@ def import_root(tarball: Path, reference: str, *, labels: dict[str, str]) -> Non
 
 
 def build(folder: Path, *, target: str, reference: str, arguments: dict[str, str], labels: dict[str, str]) -> None:
-    """Build one target of the Dockerfile in `folder` under a name."""
-    command: list[str | Path] = ["docker", "build", "--target", target, "--tag", reference]
+    """Build one target of the Dockerfile in `folder` under a name; what runs meanwhile has no network."""
+    command: list[str | Path] = ["docker", "build", "--network=none", "--target", target, "--tag", reference]
     for name, value in arguments.items():
         command += ["--build-arg", f"{name}={value}"]
     for name, value in labels.items():

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-from images_build import locks, wheels
+from images_build import engine, locks, wheels
 from images_build.base import apt_mirror
-from images_build.building import inputs_key
+from images_build.building import inputs_key, require_small
 from images_build.images import (
     DOCKERFILE,
     FLEETPACK,
@@ -157,3 +158,34 @@ def test_should_fetch_a_base_from_where_apt_fetches(sources: str, mirror: str) -
 def test_should_show_the_end_of_what_a_failed_program_wrote() -> None:
     with pytest.raises(ImagesError, match=r"(?s)looking: sh failed with exit code 7.*no such thing"):
         run("looking", ["sh", "-c", "echo no such thing >&2; exit 7"])
+
+
+def test_should_refuse_an_image_beyond_its_limit() -> None:
+    require_small(FLEETPACK, FLEETPACK.size_limit_mb)
+    with pytest.raises(ImagesError, match=r"fleetpack has 144 MB, more than its limit of 143 MB: .*docs/install\.md"):
+        require_small(FLEETPACK, FLEETPACK.size_limit_mb + 1)
+
+
+def test_should_tell_sizes_that_are_within_a_tenth_of_the_limits() -> None:
+    page = (REPOSITORY / "docs" / "install.md").read_text()
+    told = {
+        image.name: int(re.findall(rf"^\| `{image.name}` \|.*\| (\d+) MB \|$", page, re.MULTILINE)[0])
+        for image in IMAGES
+    }
+
+    assert {name: round(size_mb * 1.1) for name, size_mb in told.items()} == {
+        image.name: image.size_limit_mb for image in IMAGES
+    }
+
+
+def test_should_build_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = tmp_path / "calls"
+    docker = tmp_path / "docker"
+    docker.write_text(f'#!/bin/sh\necho "$@" >> {calls}\n')
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+    engine.build(tmp_path, target="t", reference="r:1", arguments={"BASE_IMAGE": "b"}, labels={"a": "b"})
+
+    built = calls.read_text().splitlines()[-1]
+    assert built == f"build --network=none --target t --tag r:1 --build-arg BASE_IMAGE=b --label a=b {tmp_path}"
