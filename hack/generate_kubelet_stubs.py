@@ -6,7 +6,8 @@ knows a file by its path, so they are compiled from the source root and keep the
 definitions from the module cache (`go mod download k8s.io/kubelet@VERSION` fills it) before generating.
 
 Boundary: copies, compiles, compares. `--check` writes nothing: it fails when the code differs from what the pinned grpcio-tools
-makes, or, where the module is in the cache, when a definition differs from upstream, and names the files and the way out.
+makes, or, where the module is in the cache, when a definition differs from upstream, and names the files and the way out. Where the
+module is not there it says that nothing was compared with upstream.
 """
 
 from __future__ import annotations
@@ -88,6 +89,11 @@ def stale_files() -> tuple[str, ...]:
     return tuple(sorted(stale))
 
 
+def not_compared() -> tuple[Path, ...]:
+    """Return the definitions of upstream that are not there, and with which nothing could be compared."""
+    return tuple(path for api in APIS if not (path := upstream_path(api)).exists())
+
+
 def copy_definitions() -> None:
     """Take the definitions from the module cache; raises `FileNotFoundError` where the module is not there."""
     for api in APIS:
@@ -108,6 +114,12 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.check:
         stale = stale_files()
+        if not_compared():
+            print(
+                f"kubelet stubs: the definitions were NOT compared with k8s.io/kubelet@{KUBELET_VERSION}, which is not in Go's module "
+                f"cache; `go mod download k8s.io/kubelet@{KUBELET_VERSION}` brings it",
+                file=sys.stderr,
+            )
         if stale:
             print(
                 f"kubelet stubs are not up to date: {', '.join(stale)}. Run: .venv/bin/python hack/generate_kubelet_stubs.py",
