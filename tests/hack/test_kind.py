@@ -75,6 +75,76 @@ def test_should_say_what_failed_and_what_it_said() -> None:
         run(("sh", "-c", "echo no, thanks >&2; exit 3"), what="asking nicely")
 
 
+# --- The programs and images that a cluster is made of
+
+
+def put_kind(folder: Path) -> Path:
+    folder.mkdir()
+    program = folder / "kind"
+    program.write_text("#!/bin/sh\necho kind v0.33.0 go1.26.8 linux/amd64\n")
+    program.chmod(0o755)
+    return program
+
+
+@pytest.mark.parametrize("how", ["by its path", "by its name"])
+def test_should_use_the_kind_that_the_environment_names_before_that_on_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    named, on_path = put_kind(tmp_path / "named"), put_kind(tmp_path / "path")
+    other = named.rename(named.with_name("other-kind"))
+    monkeypatch.setenv("PATH", f"{on_path.parent}:{other.parent}:/usr/bin:/bin")
+    monkeypatch.setenv("KIND", str(other) if how == "by its path" else other.name)
+
+    assert clusters.kind_program() == other
+
+
+@pytest.mark.parametrize("kind", [None, ""])
+def test_should_use_the_kind_on_the_path_where_none_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str | None
+) -> None:
+    on_path = put_kind(tmp_path / "path")
+    monkeypatch.setenv("PATH", f"{on_path.parent}:/usr/bin:/bin")
+    monkeypatch.delenv("KIND", raising=False)
+    if kind is not None:
+        monkeypatch.setenv("KIND", kind)
+
+    assert clusters.kind_program() == on_path
+
+
+def test_should_refuse_a_kind_that_is_not_there_rather_than_take_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{put_kind(tmp_path / 'path').parent}:/usr/bin:/bin")
+    monkeypatch.setenv("KIND", "/nowhere/kind")
+
+    with pytest.raises(ControlPlaneError, match="KIND=/nowhere/kind: no such program"):
+        clusters.kind_program()
+
+
+@pytest.mark.parametrize(
+    ("named", "is_own", "image"),
+    [
+        ("mine:1", True, "mine:1"),
+        ("mine:1", False, "mine:1"),
+        ("", True, "ours:1"),
+        ("", False, None),
+        (None, True, "ours:1"),
+        (None, False, None),
+    ],
+)
+def test_should_take_the_named_node_image_then_ours_in_the_own_engine_then_kinds(
+    monkeypatch: pytest.MonkeyPatch, named: str | None, is_own: bool, image: str | None
+) -> None:
+    monkeypatch.delenv("KIND_NODE_IMAGE", raising=False)
+    if named is not None:
+        monkeypatch.setenv("KIND_NODE_IMAGE", named)
+    built: list[str] = []
+    monkeypatch.setattr(node_image, "ensure_node_image", lambda: built.append("ours:1") or "ours:1")
+
+    assert clusters.node_image_of(Engine(docker_host=OTHER, is_own=is_own)) == image
+    assert built == (["ours:1"] if image == "ours:1" else [])
+
+
 # --- The cluster's configuration
 
 
