@@ -244,6 +244,41 @@ def test_should_go_by_tokens_like_wva_v2(ready: int, demand: float, starting: in
     assert token_decision([12_800.0] * ready, demand, starting) == expected
 
 
+# saturation_v2/analyzer.go: required = demand / 0.85 - (ready + pending) x capacity, so that nothing is asked for twice while it starts;
+# spare = ready x capacity - demand / 0.70; demand is tokens in use and the queue's prompts; 80 % of 16,000 tokens are a replica's
+# capacity. The HPA behind it lets the highest wish of 60 s stand on the way down.
+def test_should_go_up_once_wait_for_the_start_and_come_down_after_a_minute_like_wva_v2() -> None:
+    autoscaler = TokenAutoscaler(targets())
+    #        ready, starting, cache in use of each, waiting at each
+    cycles = [
+        (1, 0, 0.75, 0.0),  # 12,000 tokens want 14,118, there are 12,800: one more
+        (1, 1, 0.75, 0.0),  # 25,600 are on their way: no second one
+        (1, 1, 0.80, 6.0),  # 13,400 with the queue want 15,765: still none
+        (2, 0, 0.35, 0.0),  # 11,200 leave 9,600 to spare, less than a replica
+        (2, 0, 0.25, 0.0),  # 8,000 leave 14,171, more than one: from now on it wants one fewer
+        (2, 0, 0.25, 0.0),
+        (2, 0, 0.25, 0.0),
+        (2, 0, 0.25, 0.0),  # the last wish for two is 60 s old: horizontal.go counts those after the cutoff
+        (1, 0, 0.50, 0.0),  # 8,000 on one of 12,800: neither
+    ]
+    seen = []
+    for cycle, (ready, starting, usage, waiting) in enumerate(cycles):
+        pods = tuple(pod_view(index, kv_cache_usage=usage, waiting=waiting) for index in range(ready))
+        shown = model_view(pods=pods, starting_replicas=starting, desired_replicas=ready + starting)
+        seen.append(autoscaler.decide(15.0 * cycle, shown))
+    assert seen == [2, 2, 2, 2, 2, 2, 2, 1, 1]
+
+
+# saturation_v2/analyzer.go: several replicas at once where one is not enough, which V1 never does.
+def test_should_ask_for_all_that_are_missing_at_once_like_wva_v2() -> None:
+    autoscaler = TokenAutoscaler(targets())
+    # 16,000 in use and 300 prompts of 100 want 54,118 tokens; full with a queue, the replica holds 12,800 of them.
+    full = (pod_view(0, kv_cache_usage=1.0, waiting=300.0),)
+    wanted = autoscaler.decide(0.0, model_view(pods=full))
+    again = autoscaler.decide(15.0, model_view(pods=full, starting_replicas=4, desired_replicas=5))
+    assert (wanted, again) == (5, 5)
+
+
 # substratusai/kubeai internal/movingaverage/simple_test.go.
 @pytest.mark.parametrize(
     ("samples", "values", "expected"),
@@ -308,6 +343,31 @@ def test_should_go_by_the_fullest_cache_like_dynamo(utilizations: tuple[float, .
 @pytest.mark.parametrize(("utilizations", "expected"), [((0.41, 0.0), 3), ((0.4, 0.1), 2), ((0.09, 0.0), 1)])
 def test_should_keep_engines_emptier_for_latency_like_dynamo(utilizations: tuple[float, ...], expected: int) -> None:
     assert load_decision(utilizations, 2, LATENCY) == expected
+
+
+# load_scaling.py, `_advance_load_agg`, target `throughput`: nothing while `_scaling_in_progress` or where another number of engines tells
+# something (`_reconcile_fpm_worker_count`); one more for any engine above 100 %, one fewer when all are below 60 %; `min_endpoint` 1.
+def test_should_go_up_and_down_one_by_one_and_only_look_meanwhile_like_dynamo() -> None:
+    autoscaler = DynamoAutoscaler(targets())
+    #        asked for, starting, utilisation of each engine that tells one (20 waiting prompts of 100 are an eighth of 16,000)
+    ticks: list[tuple[int, int, tuple[tuple[float, float], ...]]] = [
+        (1, 0, ((0.9, 20.0),)),  # 102.5 %
+        (2, 1, ((0.9, 40.0),)),  # under way
+        (2, 0, ((0.9, 40.0),)),  # ready, and has not told anything yet
+        (2, 0, ((0.9, 20.0), (0.1, 0.0))),  # any engine
+        (3, 0, ((0.7, 0.0), (0.7, 0.0), (0.7, 0.0))),
+        (3, 0, ((0.5, 0.0), (0.5, 0.0), (0.61, 0.0))),  # not all are below
+        (3, 0, ((0.5, 0.0), (0.5, 0.0), (0.59, 0.0))),
+        (2, 0, ((0.3, 0.0), (0.3, 0.0), (0.3, 0.0))),  # one has to go first
+        (2, 0, ((0.4, 0.0), (0.5, 0.0))),
+        (1, 0, ((0.0, 0.0),)),  # never below one
+    ]
+    seen = []
+    for tick, (desired, starting, engines) in enumerate(ticks):
+        pods = tuple(pod_view(index, kv_cache_usage=use, waiting=queue) for index, (use, queue) in enumerate(engines))
+        shown = model_view(pods=pods, desired_replicas=desired, starting_replicas=starting)
+        seen.append(autoscaler.decide(5.0 * tick, shown))
+    assert seen == [2, None, None, 3, 3, 3, 2, None, 1, 1]
 
 
 def test_should_only_look_while_a_change_is_under_way_like_dynamo() -> None:
