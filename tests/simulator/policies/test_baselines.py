@@ -244,9 +244,9 @@ def test_should_go_by_tokens_like_wva_v2(ready: int, demand: float, starting: in
     assert token_decision([12_800.0] * ready, demand, starting) == expected
 
 
-# saturation_v2/analyzer.go: required = demand / 0.85 - (ready + pending) x capacity, so that nothing is asked for twice while it starts;
-# spare = ready x capacity - demand / 0.70; demand is tokens in use and the queue's prompts; 80 % of 16,000 tokens are a replica's
-# capacity. The HPA behind it lets the highest wish of 60 s stand on the way down.
+# saturation_v2/analyzer.go: required = demand / 0.85 - (ready + pending) x capacity, so that nothing is asked for twice while it
+# starts; spare = ready x capacity - demand / 0.70; demand is tokens in use and the queue's prompts; 80 % of 16,000 tokens are a
+# replica's capacity. The HPA behind it lets the highest wish of 60 s stand on the way down.
 def test_should_go_up_once_wait_for_the_start_and_come_down_after_a_minute_like_wva_v2() -> None:
     autoscaler = TokenAutoscaler(targets())
     #        ready, starting, cache in use of each, waiting at each
@@ -345,8 +345,9 @@ def test_should_keep_engines_emptier_for_latency_like_dynamo(utilizations: tuple
     assert load_decision(utilizations, 2, LATENCY) == expected
 
 
-# load_scaling.py, `_advance_load_agg`, target `throughput`: nothing while `_scaling_in_progress` or where another number of engines tells
-# something (`_reconcile_fpm_worker_count`); one more for any engine above 100 %, one fewer when all are below 60 %; `min_endpoint` 1.
+# load_scaling.py, `_advance_load_agg`, target `throughput`: nothing while `_scaling_in_progress` or where another number of engines
+# tells something (`_reconcile_fpm_worker_count`); one more for any engine above 100 %, one fewer when all are below 60 %;
+# `min_endpoint` 1.
 def test_should_go_up_and_down_one_by_one_and_only_look_meanwhile_like_dynamo() -> None:
     autoscaler = DynamoAutoscaler(targets())
     #        asked for, starting, utilisation of each engine that tells one (20 waiting prompts of 100 are an eighth of 16,000)
