@@ -25,6 +25,8 @@ _OTHERS = (
 )
 """Accelerator, instance type, cores of a device, and legal cores per replica, of what the common worlds do not have."""
 _DEVICE_CORES = {"inferentia2": 2, "trainium": 2} | {accelerator: cores for accelerator, _, cores, _ in _OTHERS}
+_WINDOW_TOKENS = 2048
+"""Of every engine of the swarm."""
 _TRAINIUM2_USD_PER_HOUR = 40.0
 """No list price is published; of the order of what two trn1.32xlarge cost."""
 
@@ -41,6 +43,8 @@ def with_options(setting: WorldSetting) -> WorldSetting:
         setting = _with_other_accelerator(setting, draw)
     if draw.random() < 0.3:
         setting = replace(setting, models=tuple(_in_devices(model, draw) for model in setting.models))
+    if draw.random() < 0.4:
+        setting = replace(setting, models=tuple(_with_long_answers(model) for model in setting.models))
     return _in_namespaces(setting, draw) if draw.random() < 0.3 else setting
 
 
@@ -111,7 +115,7 @@ def _with_variant(model: ModelSetting, accelerator: str, cores: int, device_core
         f"{PREFIX}PARAMETERS_BILLIONS": "1.24",
         f"{PREFIX}ACCELERATOR": accelerator,
         f"{PREFIX}MAX_BATCH": str(getattr(engine, "maximum_batch", 4)),
-        f"{PREFIX}WINDOW_TOKENS": "2048",
+        f"{PREFIX}WINDOW_TOKENS": str(_WINDOW_TOKENS),
     }
     added: ServingProfile = replica_settings(environment, cores=cores).profile
     return replace(
@@ -120,6 +124,17 @@ def _with_variant(model: ModelSetting, accelerator: str, cores: int, device_core
         engines={**model.engines, name: added},
         startup_seconds={**model.startup_seconds, name: model.startup_seconds[first.name]},
     )
+
+
+def _with_long_answers(model: ModelSetting) -> ModelSetting:
+    """Make the load heavy: each request asks for several times as many tokens, as far as its window holds them."""
+    load = tuple(
+        replace(
+            one, output_tokens=max(one.output_tokens, min(6 * one.output_tokens, _WINDOW_TOKENS - one.prompt_tokens))
+        )
+        for one in model.load
+    )
+    return replace(model, load=load)
 
 
 def _in_devices(model: ModelSetting, draw: random.Random) -> ModelSetting:

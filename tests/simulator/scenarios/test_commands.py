@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from fleetpack.core.decision import CreateReplica
 from fleetpack_simulator.cli import main
 from fleetpack_simulator.scenarios import draw_setting, summarize
 from fleetpack_simulator.scenarios.changes import read_changes
@@ -19,7 +20,7 @@ from fleetpack_simulator.scenarios.swarm import draw_common
 from fleetpack_simulator.world import simulate
 from fleetpack_simulator.world.operator import Writer
 from fleetpack_simulator.world.simulation import Point
-from scenario_files import write
+from scenario_files import MANIFESTS, write
 from worlds import model, requests, world
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -130,6 +131,29 @@ def test_should_draw_every_option_in_some_seed() -> None:
         "pull": any(one.delays.image_pull_seconds for one in worlds),
     }
     assert drawn == dict.fromkeys(drawn, True)
+
+
+@pytest.mark.parametrize("command", ["run", "compare"])
+def test_should_end_with_one_where_the_operator_makes_no_replica(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    send = Writer.send
+    monkeypatch.setattr(
+        Writer, "send", lambda self, action: None if isinstance(action, CreateReplica) else send(self, action)
+    )
+    path = str(
+        write(tmp_path, SHORT.replace("duration: 2m", "duration: 10m"), MANIFESTS.replace(', failureRate: "0.25"', ""))
+    )
+    options = {
+        "run": [path],
+        "compare": ["--scenario", path, "--policies", "fleetpack", "--seeds", "1", "--jobs", "1"],
+    }
+
+    answer = CliRunner().invoke(main, [command, *options[command]])
+
+    assert (answer.exit_code, "minimum-kept: default/chat: 0 of 1 replicas" in answer.output) == (1, True), (
+        answer.output
+    )
 
 
 def test_should_replay_a_seed_with_its_decisions() -> None:
