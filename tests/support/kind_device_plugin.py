@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import re
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +30,34 @@ PROGRAMS = Path(__file__).parent / "kind_programs"
 NAMESPACE = "fleetpack-conformance"
 RELEASE = "conformance"
 DAEMON_SET = f"{RELEASE}-fleetpack-device-plugin"
+SIMULATED = ("devicePlugin.source=simulated",)
 UNHEALTHY_FILE = "/tmp/unhealthy"
+WATCH_DELAY_SECONDS = 5.0
+"""How late the plugin's watch of Pods is made."""
 LOCK_FOLDER = "/run/fleetpack-conformance-locks"
 NODE_STATUS_SECONDS = 40.0
 """A kubelet writes its node's status every 10 s; a busy machine takes its time."""
 
 Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OtherPlugin:
+    """Another vendor's plugin, which runs until it is let go (kind_programs/rival_plugin.py)."""
+
+    process: subprocess.Popen[str]
+
+    def send_again(self) -> None:
+        """Send the kubelet the same list of devices once more."""
+        assert self.process.stdin is not None
+        print(file=self.process.stdin, flush=True)
+        self.expect("sent")
+
+    def expect(self, word: str) -> None:
+        """Wait for a line that it prints."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline().strip()
+        assert line == word, f"another plugin said {line!r} instead of {word!r}, exit code {self.process.poll()}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,10 +93,9 @@ class InstalledPlugin:
         wait_for(lambda: is_ready(_get(self.client, path)), limit_seconds=90.0, what=f"a witness on {node}")
 
     def restart(self, node: str) -> None:
-        """Replace the plugin's Pod; returns at once."""
-        pod = self.pod(node)
-        if pod is not None:
-            self.client.delete(f"/api/v1/namespaces/{NAMESPACE}/pods/{pod['metadata']['name']}")
+        """Replace the plugin's Pod, which must be there; returns at once."""
+        pod = wait_for(lambda: self.pod(node), limit_seconds=30.0, what=f"a plugin on {node} to be replaced")
+        self.client.delete(f"/api/v1/namespaces/{NAMESPACE}/pods/{pod['metadata']['name']}")
 
     def restart_kubelet(self, node: str) -> None:
         """Restart the node's kubelet and wait until the plugin has registered with the new one."""
@@ -128,11 +151,29 @@ class InstalledPlugin:
         command = ("exec", f"witness-{node}", "--", "python3", "-c", script, resource.rpartition("/")[2], call, *ids)
         return self.cluster.kubectl.read("-n", NAMESPACE, *command).strip()
 
-    def let_rival_register(self, node: str, resource: str, seconds: float) -> None:
-        """Let another plugin register the resource, and end after so many seconds; returns when it has ended."""
+    @contextlib.contextmanager
+    def other_plugin(self, node: str, resource: str, *devices: str) -> Iterator[OtherPlugin]:
+        """Let another vendor's plugin register a resource with these devices; it ends with the block."""
         script = (PROGRAMS / "rival_plugin.py").read_text()
-        command = ("exec", f"witness-{node}", "--", "python3", "-c", script, resource, str(seconds))
-        assert self.cluster.kubectl.read("-n", NAMESPACE, *command).strip() == "registered"
+        command = [*self.cluster.kubectl.command, "--namespace", NAMESPACE, "exec", "--stdin", f"witness-{node}", "--"]
+        command += ["python3", "-c", script, resource, *devices]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            other = OtherPlugin(process=process)
+            other.expect("registered")
+            yield other
+        assert process.returncode == 0, f"another plugin ended with exit code {process.returncode}"
+
+    def counted_devices(self, node: str, resource: str) -> list[str]:
+        """Return the healthy devices that the kubelet counts, given out or not (GetAllocatableResources)."""
+        found: dict[str, list[str]] = json.loads(self._ask(f"witness-{node}", "8099/proxy/counted"))
+        return found.get(resource, [])
+
+    def reasons_to_register(self, node: str) -> list[str]:
+        """Return why the node's plugin registered each time, by its log."""
+        pod = self.pod(node)
+        assert pod is not None, f"no plugin on {node}"
+        path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod['metadata']['name']}/log?container=device-plugin"
+        return re.findall(r"registering with the kubelet: (.+)", self.client.request_text("GET", path))
 
     def device_counts(self, node: str, resource: str) -> tuple[int, int]:
         """Return a resource's capacity and allocatable in the node's status."""
@@ -160,16 +201,21 @@ class InstalledPlugin:
 
 @contextlib.contextmanager
 def installed_plugin(
-    cluster: KindCluster, image: str, *settings: str, watched: str, cores_per_device: int = 2
+    cluster: KindCluster,
+    image: str,
+    *settings: str,
+    watched: str,
+    cores_per_device: int = 2,
+    source: tuple[str, ...] = SIMULATED,
 ) -> Iterator[InstalledPlugin]:
     """Install the plugin's part of the chart, and a witness on the node of one instance type; take all of it away in the end.
 
-    Every machine in kind-config.yaml has two cores per device.
+    Every machine in kind-config.yaml has two cores per device. No `source` is the chart's own default.
     """
     kubectl = cluster.kubectl
     nodes = [node for node in cluster.nodes() if not node.endswith("control-plane")]
     repository, _, tag = image.rpartition(":")
-    manifests = plugin_manifests(f"image.repository={repository}", f"image.tag={tag}", *settings)
+    manifests = plugin_manifests(f"image.repository={repository}", f"image.tag={tag}", *source, *settings)
     watched_node = cluster.node_of(watched)
     everything = kubernetes_list([*manifests, witness(watched_node, image)])
     numbering = "host" if "devicePlugin.coreNumbering=host" in settings else "container"
@@ -192,10 +238,9 @@ def installed_plugin(
 
 
 def plugin_manifests(*settings: str) -> list[Manifest]:
-    """Return what the chart renders for the plugin alone, with simulated devices."""
+    """Return what the chart renders for the plugin alone."""
     chosen = (
         "devicePlugin.enabled=true",
-        "devicePlugin.source=simulated",
         "devicePlugin.maxUnavailable=100%",
         f"devicePlugin.extraArguments={{--unhealthy-file={UNHEALTHY_FILE}}}",
         *settings,
@@ -207,7 +252,7 @@ def plugin_manifests(*settings: str) -> list[Manifest]:
     ]
 
 
-def behind_late_api(manifests: list[Manifest], watch_delay_seconds: float = 5.0) -> list[Manifest]:
+def behind_late_api(manifests: list[Manifest], watch_delay_seconds: float = WATCH_DELAY_SECONDS) -> list[Manifest]:
     """Return the manifests with a slow way to the API server in the plugin's Pod (kind_programs/late_api.py)."""
     manifests = copy.deepcopy(manifests)
     [daemon_set] = [own for own in manifests if own["kind"] == "DaemonSet"]

@@ -24,6 +24,9 @@ pytestmark = pytest.mark.kind
 
 CORES = {"inf2.24xlarge": 12, "inf2.48xlarge": 24, "trn1.32xlarge": 32}
 PLUGIN_LABEL = "fleetpack.dev/device-plugin"
+RIVALS = ["rival-0", "rival-1"]
+STAND_IN = "aws.amazon.com/stand-in"
+STAND_INS = ["stand-in-0", "stand-in-1"]
 
 
 @pytest.fixture(scope="module")
@@ -149,10 +152,11 @@ def test_should_register_again_when_its_socket_is_lost(pods: CorePods, plugin: I
 def test_should_win_its_node_back_from_another_plugin(pods: CorePods, plugin: InstalledPlugin) -> None:
     pods.create("model", 4, planned="2-5")
     before = pods.agreed_cores("model")
-    registered = plugin.registrations(pods.node)
+    registered, reasons = plugin.registrations(pods.node), plugin.reasons_to_register(pods.node)
 
     # It has ended before we can have noticed: the kubelet counts its devices and calls it, and still listens to us.
-    plugin.let_rival_register(pods.node, CORE_RESOURCE, seconds=1.0)
+    with plugin.other_plugin(pods.node, CORE_RESOURCE, *RIVALS):
+        counted_meanwhile = plugin.counted_devices(pods.node, CORE_RESOURCE)
     wait_for(
         lambda: plugin.registrations(pods.node) > registered,
         limit_seconds=60.0,
@@ -160,9 +164,35 @@ def test_should_win_its_node_back_from_another_plugin(pods: CorePods, plugin: In
     )
     pods.create("next", 4)
 
+    assert counted_meanwhile == RIVALS
+    assert plugin.reasons_to_register(pods.node)[len(reasons) :] == [
+        "the kubelet counts other devices than ours: another plugin has registered them"
+    ]
+    assert plugin.counted_devices(pods.node, CORE_RESOURCE) == sorted(f"neuroncore-{core}" for core in range(12))
     assert not pods.agreed_cores("next") & before
     assert pods.agreed_cores("model") == before
     plugin.wait_for_counts(pods.node, CORE_RESOURCE, 12, 12)
+
+
+def test_should_change_nothing_when_the_same_list_comes_again(pods: CorePods, plugin: InstalledPlugin) -> None:
+    # Our plugin sends no list twice, so this is another one, with a resource of its own; what the kubelet does with it is the same.
+    with plugin.other_plugin(pods.node, STAND_IN, *STAND_INS) as other:
+        plugin.wait_for_counts(pods.node, STAND_IN, 2, 2)
+        create_sleeper(pods, "first")
+        first = stand_ins_held(pods, "first")
+        before = plugin.reading(pods.node)
+
+        other.send_again()
+        other.send_again()
+        # Longer than a kubelet here waits before it writes a change into its node's status.
+        time.sleep(3.0)
+
+        assert plugin.reading(pods.node) == before
+        assert plugin.counted_devices(pods.node, STAND_IN) == STAND_INS
+        assert plugin.device_counts(pods.node, STAND_IN) == (2, 2)
+        create_sleeper(pods, "second")
+        assert sorted(first + stand_ins_held(pods, "second")) == STAND_INS
+        pods.delete_all()
 
 
 def test_should_tell_of_a_swap_and_write_the_truth(
@@ -230,6 +260,24 @@ def test_should_leave_allocatable_and_then_capacity_when_the_plugin_is_gone(
     assert pods.agreed_cores("model") == before
     assert _restarts(pods, "model") == 0
     assert not pods.agreed_cores("next") & before
+
+
+def create_sleeper(pods: CorePods, name: str) -> None:
+    """Create a Pod with one stand-in and nothing else to do."""
+    container = {
+        "name": "server",
+        "image": pods.plugin.image,
+        "command": ["python3", "-S", "-c", "import signal; signal.pause()"],
+        "resources": {"limits": {STAND_IN: "1"}},
+    }
+    pods.create(name, 1, resource=STAND_IN, containers=[container], terminationGracePeriodSeconds=0)
+
+
+def stand_ins_held(pods: CorePods, name: str) -> list[str]:
+    """Return the stand-ins of a Pod once it runs, as the kubelet lists them."""
+    wait_for(lambda: pods.get(name)["status"]["phase"] == "Running", limit_seconds=40.0, what=f"Pod {name} running")
+    found: list[str] = pods.plugin.reading(pods.node)["pod_resources"][f"{pods.namespace}/{name}/server/{STAND_IN}"]
+    return found
 
 
 def _restarts(pods: CorePods, name: str) -> int:

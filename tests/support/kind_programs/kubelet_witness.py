@@ -3,6 +3,7 @@
 Concept: `GET /now` reads both at once; a thread reads them four times a second and keeps each reading that differs from the one
 before, which `GET /history` returns. Where a reading gives a device to two containers it is read again, for a quarter of a
 second, before it is kept: the kubelet makes its list container by container, and a device may change hands meanwhile.
+`GET /counted` says which healthy devices the kubelet counts, given out or not.
 Boundary: uses the kubelet's protocol only. Failure: a kubelet that does not answer is an entry of its own, not an empty list.
 """
 
@@ -37,6 +38,16 @@ def pod_resources():
                     key = f"{pod.namespace}/{pod.name}/{container.name}/{devices.resource_name}"
                     found.setdefault(key, []).extend(devices.device_ids)
     return {key: sorted(ids) for key, ids in sorted(found.items())}
+
+
+def counted():
+    with grpc.insecure_channel(SOCKET) as channel:
+        stub = api_pb2_grpc.PodResourcesListerStub(channel)
+        answer = stub.GetAllocatableResources(api_pb2.AllocatableResourcesRequest(), timeout=3)
+    found = {}
+    for devices in answer.devices:
+        found.setdefault(devices.resource_name, []).extend(devices.device_ids)
+    return {resource: sorted(ids) for resource, ids in found.items()}
 
 
 def checkpoint():
@@ -86,7 +97,7 @@ def watch():
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
-        content = {"/now": read, "/history": lambda: history}.get(self.path)
+        content = {"/now": read, "/history": lambda: history, "/counted": counted}.get(self.path)
         body = json.dumps(content() if content else None).encode()
         self.send_response(200 if content else 404)
         self.send_header("Content-Length", str(len(body)))
