@@ -47,8 +47,10 @@ class Demand:
         return self.waiting + self.running + self.arrival_rate_per_second == 0.0
 
 
-def estimate_demand(observation: Observation, state: DeploymentState, now: float) -> Demand | NoData:
-    """Return the demand now, or why it is not known."""
+def estimate_demand(
+    observation: Observation, state: DeploymentState, target_queue_depth: float, now: float
+) -> Demand | NoData:
+    """Return the demand now, or why it is not known; a queue beyond `target_queue_depth` per replica bears witness of a burst."""
     waiting, running, measured = observation.waiting, observation.running, observation.arrival_rate_per_second
     if isinstance(waiting, NoData) and isinstance(running, NoData) and isinstance(measured, NoData):
         return waiting
@@ -57,7 +59,7 @@ def estimate_demand(observation: Observation, state: DeploymentState, now: float
     if isinstance(measured, Measurement):
         rate, deviation = measured.value, 0.0
     else:
-        queue_builds = waiting_now > 0 and waiting_now >= observation.ready_replicas
+        queue_builds = waiting_now > target_queue_depth * observation.ready_replicas
         rate, deviation = arrival_rate(state, now, queue_builds=queue_builds)
     return Demand(
         arrival_rate_per_second=rate,
