@@ -105,6 +105,21 @@ def test_should_refuse_to_start_without_the_cores_that_it_needs(
     assert message in result.output
 
 
+@pytest.mark.parametrize(("name", "estimated"), [("my-model", True), ("meta-llama/Llama-3.2-1B-Instruct", False)])
+def test_should_say_when_it_serves_a_shape_that_is_estimated(
+    monkeypatch: pytest.MonkeyPatch, name: str, estimated: bool
+) -> None:
+    async def stop_at_once(*arguments: object, **options: object) -> None:
+        return None
+
+    monkeypatch.setattr("fleetpack_simulator.cli._serve_until_stopped", stop_at_once)
+    arguments = ("--model", name, "--model-parameters-billions", "1.24", "--accelerator", "inferentia2", "--cores", "2")
+
+    result = invoke("serve", *arguments, NEURON_RT_VISIBLE_CORES=None)
+
+    assert (result.exit_code, "the model's shape is estimated" in result.output) == (0, estimated)
+
+
 def test_should_say_how_to_start_outside_a_cluster() -> None:
     result = invoke("serve", NEURON_RT_VISIBLE_CORES=None)
 
