@@ -4,6 +4,7 @@ Eight at a time, of 1 to 24 cores, a fifth of them foreign; a planner that knows
 Kubelet restarts fall into the moments in which Pods are admitted. Whatever happens, three witnesses must never see a core with two
 containers: the locks that the containers themselves take, the kubelet's PodResources, and its checkpoint. Every Pod that runs must be
 the same in all four views before it goes. Pods that a restart catches may fail, as kubelets make them; hardly any others may.
+That the disturbances really came, and came where they hurt, is asserted too.
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ from __future__ import annotations
 import os
 import random
 import re
+import statistics
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import pytest
 
+from cluster_fixtures import wait_for
 from control_plane.api_client import ApiClient, ApiError
 from core_timeline import CORE_RESOURCE, RandomPod, Views, cores_of_text, double_gifts, random_pods, views_of
 from fleetpack.catalog import load_catalog
@@ -27,7 +31,7 @@ from fleetpack.core.cores import format_cores
 from fleetpack.core.packing.topology import legal_masks
 from fleetpack.device_plugin.sources import machine_of
 from kind_core_pods import CorePods
-from kind_device_plugin import InstalledPlugin, installed_plugin
+from kind_device_plugin import WATCH_DELAY_SECONDS, InstalledPlugin, installed_plugin
 from kind_fixtures import KindCluster
 from kind_images import KindImages
 
@@ -40,6 +44,9 @@ PODS = int(os.environ.get("FLEETPACK_CONFORMANCE_PODS", "200"))
 """More for a soak, fewer for a quick look."""
 PUNCTUAL = int(0.75 * PODS)
 """Pods before the plugin's watch is made late."""
+KUBELET_AT, PLUGIN_AT = (0.2, 0.5, 0.8), (0.35, 0.65)
+"""When kubelet and plugin are restarted, as parts of the Pods that are made by then."""
+LATE_KUBELET_AT, LATE_PLUGIN_AT = (0.25, 0.7), (0.5,)
 LIMIT_SECONDS = 1500.0
 """A machine that does other things too may need ten times as long as an idle one."""
 AGREEMENT_SECONDS = 60.0
@@ -49,8 +56,18 @@ SHADOW_SECONDS = 20.0
 PAUSE_SECONDS = 2.0
 """Without plugin or kubelet Pods fail as fast as they are made: a while without new ones, as the operator's back-off has it."""
 
+AFTER_RESTART = "failed after a restart"
 NO_ROOM = re.compile(r"no legal set of \d+ cores is free|is planned for Pods that wait")
 """A Pod that nobody planned may meet a node on which enough cores are free, but not in one piece."""
+
+RESTART = """
+sleep {seconds:.2f}
+systemctl show --property=MainPID --value kubelet
+date +%s.%N
+systemctl restart kubelet || exit
+systemctl show --property=MainPID --value kubelet
+"""
+"""In the node's container; says which process the kubelet was, when it was told to end, and which it is."""
 
 Manifest = dict[str, Any]
 
@@ -74,13 +91,16 @@ def test_should_never_give_a_core_twice(pods: CorePods, plugin: InstalledPlugin)
     plan = random_pods(SEED, PODS, MACHINE.cores)
     run = Run(pods=pods, plugin=plugin, chance=random.Random(SEED))
 
-    run.play(plan[:PUNCTUAL], kubelet_at=(0.2, 0.5, 0.8), plugin_at=(0.35, 0.65))
+    run.play(plan[:PUNCTUAL], kubelet_at=KUBELET_AT, plugin_at=PLUGIN_AT)
+    run.note_registrations()
     plugin.make_api_late()
-    run.play(plan[PUNCTUAL:], kubelet_at=(0.25, 0.7), plugin_at=(0.5,))
+    run.play(plan[PUNCTUAL:], kubelet_at=LATE_KUBELET_AT, plugin_at=LATE_PLUGIN_AT)
     whole_node = run.last_pod_takes_everything()
+    run.note_registrations()
 
     history = plugin.history(pods.node)
     print(run.report())
+    assert_disturbed(run, late={pod.name for pod in plan[PUNCTUAL:]})
     assert run.locked_by_two == []
     twice = [(reading, found) for reading in history if (found := double_gifts([reading], plugin.cores_per_device))]
     assert twice == [], f"{len(twice)} of {len(history)} readings, the first: {twice[0]}"
@@ -94,6 +114,28 @@ def test_should_never_give_a_core_twice(pods: CorePods, plugin: InstalledPlugin)
     assert run.as_planned > 0.7 * run.planned_agreed
 
 
+def assert_disturbed(run: Run, late: set[str]) -> None:
+    """A run on which nothing was inflicted shows nothing."""
+    bound_at = run.bound_at()
+    caught = [run.caught_by_restart(at, bound_at) for at in run.kubelet_restarts_at]
+    waited: dict[bool, list[float]] = {True: [], False: []}
+    for slot in run.ended:
+        if slot.written_at is not None:
+            waited[slot.pod.name in late].append(slot.written_at - bound_at[slot.pod.name])
+    medians = {part: statistics.median(seconds) for part, seconds in waited.items()}
+    print(f"caught by kubelet restarts: {caught}; registrations: {run.registrations}; written after: {medians}")
+
+    assert len(run.kubelet_restarts_at) == len(KUBELET_AT + LATE_KUBELET_AT)
+    # The first plugin, the one with the late watch, and one for each restart; each registers, and again with each new kubelet.
+    assert len(run.registrations) == 2 + len(PLUGIN_AT + LATE_PLUGIN_AT)
+    assert min(run.registrations.values()) >= 1
+    assert sum(run.registrations.values()) >= len(run.registrations) + len(run.kubelet_restarts_at)
+    assert any(caught), "no kubelet was restarted between the binding of a Pod and its start"
+    assert run.most_in_flight == SLOTS
+    # The plugin writes on a Pod what it holds once its watch has brought it; where it begins anew, its first list does: the median.
+    assert medians[False] < WATCH_DELAY_SECONDS <= medians[True]
+
+
 @dataclass(kw_only=True)
 class Slot:
     """A Pod that is there."""
@@ -105,7 +147,15 @@ class Slot:
     views: Views | None = None
     runs_since: float | None = None
     agreed_at: float | None = None
-    ended: bool = False
+    started_at: float | None = None
+    """By the kubelet, cut to whole seconds since the epoch; where there is none, when it had failed."""
+    written_at: float | None = None
+    """When all views agreed, the annotation as well: in seconds since the epoch."""
+    outcome: str = ""
+
+    @property
+    def is_over(self) -> bool:
+        return bool(self.outcome)
 
 
 @dataclass(kw_only=True)
@@ -122,9 +172,15 @@ class Run:
     planned_agreed: int = 0
     as_planned: int = 0
     most_at_once: int = 0
+    most_in_flight: int = 0
     disturbed_at: float = float("-inf")
     paused_until: float = float("-inf")
-    restarts: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    restarts: list[subprocess.Popen[str]] = field(default_factory=list)
+    ended: list[Slot] = field(default_factory=list)
+    kubelet_restarts_at: list[float] = field(default_factory=list)
+    """When kubelets were told to end that have then been replaced: in seconds since the epoch."""
+    registrations: dict[str, float] = field(default_factory=dict)
+    """How often each plugin has registered, by the UID of its Pod."""
 
     def play(self, plan: tuple[RandomPod, ...], *, kubelet_at: tuple[float, ...], plugin_at: tuple[float, ...]) -> None:
         """Let all these Pods live, with restarts when these parts of them are made."""
@@ -134,11 +190,9 @@ class Run:
         )
         deadline_seconds = time.monotonic() + LIMIT_SECONDS
         before = self.as_planned, self.planned_agreed
-        while queue or self.slots:
+        while queue or self.slots or self.restarts:
             assert time.monotonic() < deadline_seconds, f"stuck: {self.report()}"
-            self.restarts = [one for one in self.restarts if one.poll() is None]
-            if self.restarts:
-                self.disturbed_at = time.monotonic()
+            self._follow_restarts()
             found = {pod["metadata"]["name"]: pod for pod in self.pods.client.get(self.pods.path)["items"]}
             self._look(found)
             for pod in queue[:SLOTS]:
@@ -150,13 +204,39 @@ class Run:
         print(f"as planned: {self.as_planned - before[0]} of {self.planned_agreed - before[1]}")
 
     def _may_create(self) -> bool:
-        alive = sum(not slot.ended for slot in self.slots.values())
+        alive = sum(not slot.is_over for slot in self.slots.values())
         return alive < SLOTS and time.monotonic() >= self.paused_until
 
     def last_pod_takes_everything(self) -> frozenset[int]:
         """Return the cores of a Pod that asks for all: nothing has leaked."""
         self.pods.create("everything", MACHINE.cores)
         return self.pods.agreed_cores("everything")
+
+    def note_registrations(self) -> None:
+        """Write down how often the node's plugin has registered; the number goes with it."""
+        pod = wait_for(lambda: self.plugin.pod(self.pods.node), limit_seconds=30.0, what="a plugin on the node")
+        self.plugin.wait_until_registered(self.pods.node)
+        self.registrations[pod["metadata"]["uid"]] = self.plugin.registrations(self.pods.node)
+
+    def bound_at(self) -> dict[str, float]:
+        """Return when each Pod was bound, by the scheduler's own events: in seconds since the epoch.
+
+        Times in them are whole seconds; their names end with the nanoseconds (makeEvent in client-go's tools/record/event.go).
+        """
+        path = f"/apis/events.k8s.io/v1/namespaces/{self.pods.namespace}/events?fieldSelector=reason=Scheduled"
+        found = self.pods.client.get(path)["items"]
+        names = [event["metadata"]["name"].rpartition(".") for event in found]
+        return {pod: int(nanoseconds, 16) / 1e9 for pod, _, nanoseconds in names}
+
+    def caught_by_restart(self, at: float, bound_at: dict[str, float]) -> list[str]:
+        """Return the Pods that were bound when the kubelet was told to end, and had not started."""
+        return [
+            slot.pod.name
+            for slot in self.ended
+            if slot.outcome in ("agreed", AFTER_RESTART)
+            and slot.started_at is not None
+            and bound_at[slot.pod.name] <= at < slot.started_at
+        ]
 
     def report(self) -> str:
         """What happened, for people."""
@@ -174,17 +254,26 @@ class Run:
             if pod is None:
                 if now - slot.created_at > 1.0:
                     del self.slots[name]
-            elif slot.ended:
+            elif slot.is_over:
                 continue
             elif pod["status"]["phase"] == "Failed":
                 self._end(slot, self._failure(slot, pod["status"], now))
             elif pod["status"]["phase"] == "Running":
                 self._compare(slot, pod, reading, now)
+        in_flight = [
+            pod
+            for pod in found.values()
+            if "deletionTimestamp" not in pod["metadata"] and pod["status"]["phase"] in ("Pending", "Running")
+        ]
+        self.most_in_flight = max(self.most_in_flight, len(in_flight))
         running = sum(slot.runs_since is not None for slot in self.slots.values())
         self.most_at_once = max(self.most_at_once, running)
 
     def _compare(self, slot: Slot, pod: Manifest, reading: Manifest | None, now: float) -> None:
         slot.runs_since = slot.runs_since or now
+        [container] = pod["status"]["containerStatuses"]
+        if slot.started_at is None and "running" in container["state"]:
+            slot.started_at = seconds_since_epoch(container["state"]["running"]["startedAt"])
         slot.told = slot.told or self.pods.told(slot.pod.name)
         if slot.told and slot.told["taken"]:
             self.locked_by_two.append(f"{slot.pod.name}: {slot.told}")
@@ -194,7 +283,7 @@ class Run:
                 pod, reading, slot.told, cores_per_device=self.plugin.cores_per_device, numbering=numbering
             )
             if slot.views.agree:
-                slot.agreed_at = now
+                slot.agreed_at, slot.written_at = now, time.time()
                 self.planned_agreed += bool(slot.planned)
                 self.as_planned += bool(slot.planned) and slot.views.annotation == cores_of_text(slot.planned)
             else:
@@ -210,12 +299,13 @@ class Run:
             return "foreign without room"
         if now - self.disturbed_at < SHADOW_SECONDS:
             self.paused_until = now + PAUSE_SECONDS
-            return "failed after a restart"
+            return AFTER_RESTART
         return "failed"
 
     def _end(self, slot: Slot, outcome: str) -> None:
         self.outcomes[outcome] += 1
-        slot.ended = True
+        slot.outcome, slot.started_at = outcome, slot.started_at or time.time()
+        self.ended.append(slot)
         self.pods.delete(slot.pod.name)
 
     def _create(self, pod: RandomPod, found: dict[str, Manifest]) -> bool:
@@ -250,17 +340,34 @@ class Run:
 
     def _disturb(self, *, kubelet: bool, plugin: bool) -> None:
         if plugin:
+            self.note_registrations()
             self.plugin.restart(self.pods.node)
         if kubelet:
             # Not at once: the Pods just made are then being admitted.
-            wait = f"sleep {self.chance.uniform(0.1, 0.6):.2f}; exec systemctl restart kubelet"
-            command = ["docker", "exec", self.pods.node, "sh", "-c", wait]
-            self.restarts.append(subprocess.Popen(command, env=self.plugin.cluster.environment))
+            script = RESTART.format(seconds=self.chance.uniform(0.1, 0.6))
+            command = ["docker", "exec", self.pods.node, "sh", "-c", script]
+            environment = self.plugin.cluster.environment
+            self.restarts.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
         if plugin or kubelet:
             self.disturbed_at = time.monotonic()
+
+    def _follow_restarts(self) -> None:
+        if self.restarts:
+            self.disturbed_at = time.monotonic()
+        for one in [one for one in self.restarts if one.poll() is not None]:
+            self.restarts.remove(one)
+            told, _ = one.communicate()
+            assert one.returncode == 0, f"the kubelet was not restarted: exit code {one.returncode}, {told!r}"
+            before, at, after = told.split()
+            assert before != after, f"the kubelet was told to restart, and is process {after} as before"
+            self.kubelet_restarts_at.append(float(at))
 
     def _reading(self) -> Manifest | None:
         try:
             return self.plugin.reading(self.pods.node)
         except (ApiError, OSError):
             return None
+
+
+def seconds_since_epoch(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
