@@ -86,10 +86,10 @@ class SimulatedCluster:
         self._watchers: list[Watcher] = []
         self._dead_machines: set[str] = set()
         self._silent_machines: set[str] = set()
-        self._images: set[tuple[str, str]] = set()
-        """Node and image."""
-        self._compiled: set[tuple[str, str]] = set()
-        """Deployment and variant that has come up once."""
+        self._images: dict[tuple[str, str], float] = {}
+        """By node and image, when its pull ends; a new template names a new image."""
+        self._compiled: set[tuple[str, str, str]] = set()
+        """Deployment, variant and template that has come up once."""
         self._open_placements: dict[str, dict[str, Any]] = {}
         self._count = 0
         for name in sorted(self.nodes):
@@ -363,10 +363,12 @@ class SimulatedCluster:
     def _start_seconds(self, pod: SimulatedPod, node: Node) -> float:
         """Pull the image where it is not there yet, compile what nobody has compiled, then load the model."""
         model, delays = self._model(pod), self.setting.delays
-        pull = 0.0 if (node.name, model.image) in self._images else delays.image_pull_seconds
-        self._images.add((node.name, model.image))
+        unchanged = pod.seen.template_hash in {variant.template_hash for variant in model.deployment.variants}
+        image = model.image if unchanged else f"{model.image} {pod.seen.deployment} {pod.seen.template_hash}"
+        now = self._clock.now
+        pull = max(0.0, self._images.setdefault((node.name, image), now + delays.image_pull_seconds) - now)
         jitter = 1.0 + delays.startup_jitter_fraction * (2.0 * self._random.random() - 1.0)
-        compiles = (pod.seen.deployment, pod.seen.variant) not in self._compiled
+        compiles = _compiled_by(pod) not in self._compiled
         return pull + compiles * delays.compile_seconds + model.startup_seconds[pod.seen.variant] * jitter
 
     def _started(self, pod: SimulatedPod, uid: str) -> None:
@@ -378,7 +380,7 @@ class SimulatedCluster:
         if fault is not None and self._random.random() < fault.share:
             self.fail_pod(pod, "StartError")
             return
-        self._compiled.add((pod.seen.deployment, pod.seen.variant))
+        self._compiled.add(_compiled_by(pod))
         pod.serving = self._traffic.start(pod.key, pod.model, self._model(pod).engines[pod.seen.variant])
         if pod.seen.node in self._silent_machines:
             # It serves, and nobody hears of it until its machine does.
@@ -477,7 +479,7 @@ class SimulatedCluster:
         self.node_costs.release(name, self._clock.now)
         next(one for one in reversed(self.machines) if one["node"] == name)["toSeconds"] = self._clock.now
         del self.nodes[name]
-        self._images = {entry for entry in self._images if entry[0] != name}
+        self._images = {place: end for place, end in self._images.items() if place[0] != name}
         self._tell("node", name, None)
 
     # --- bookkeeping
@@ -567,3 +569,8 @@ def node_of(name: str, pool: str, instance_type: InstanceType, price_usd_per_hou
             accelerator_cores=instance_type.cores,
         ),
     )
+
+
+def _compiled_by(pod: SimulatedPod) -> tuple[str, str, str]:
+    """Return what a compilation is kept for: a new template may hold a new compiler or other shapes."""
+    return pod.seen.deployment, pod.seen.variant, pod.seen.template_hash

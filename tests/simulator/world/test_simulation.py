@@ -235,6 +235,20 @@ def test_should_pull_and_compile_for_the_first_replica_only() -> None:
     assert (ready_at(first, 58.0), ready_at(first, 62.0)) == (0, 1)
 
 
+def test_should_let_all_replicas_of_a_node_wait_for_the_same_pull() -> None:
+    delays = Delays(startup_jitter_fraction=0.0, image_pull_seconds=60.0)
+    four = simulate(world(model(minimum_replicas=4), delays=delays))
+    assert (ready_at(four, 60.0), ready_at(four, 75.0)) == (0, 4)
+
+
+def test_should_pull_and_compile_a_new_template() -> None:
+    delays = Delays(startup_jitter_fraction=0.0, image_pull_seconds=30.0, compile_seconds=30.0)
+    change = SpecChange(at_seconds=100.0, deployment="default/chat", template_hash="hash-2")
+    result = simulate(replace(world(model(), delays=delays), changes=(change,), duration_seconds=220.0))
+    pods = [pod.seen for pod in result.cluster.pods.values() if pod.seen.template_hash == "hash-2"]
+    assert [pod.ready_at is not None and pod.ready_at - pod.created_at >= 70.0 for pod in pods] == [True]
+
+
 def test_should_leave_the_numbers_to_a_policy_and_place_what_it_wants() -> None:
     @dataclass
     class Three:
