@@ -35,7 +35,7 @@ from fleetpack.core.fleet import Node
 from fleetpack_simulator.scenarios.changes import read_changes
 from fleetpack_simulator.scenarios.manifests import Manifests, ScenarioError, machines, seconds_of
 from fleetpack_simulator.workload import GENERATORS, GeneratorOptions, Request, compress, generate, read_trace, within
-from fleetpack_simulator.world.faults import Fault, FaultKind
+from fleetpack_simulator.world.faults import OF_MODELS, Fault, FaultKind
 from fleetpack_simulator.world.setting import Delays, ModelSetting, WorldSetting
 
 _COPY_SPREAD_SECONDS = 10.0
@@ -176,7 +176,10 @@ def _setting(given: Mapping[str, Any], manifests: Manifests, path: Path, seed: i
         pools=tuple(entry.pool for entry in pools),
         nodes=tuple(nodes),
         boots=manifests.boots(),
-        faults=tuple(_fault(entry) for entry in given.get("faults") or ()),
+        faults=tuple(
+            _fault(entry, frozenset(model.deployment.key for model in understood))
+            for entry in given.get("faults") or ()
+        ),
         changes=read_changes(
             given.get("changes") or (),
             {model.deployment.key: model.deployment for model in understood},
@@ -196,6 +199,12 @@ def _load(
     _known(entry, _LOAD_FIELDS, "loads")
     if ("file" in entry) == ("generator" in entry):
         raise ScenarioError("loads: exactly one of file and generator must be given")
+    if "file" in entry and "options" in entry:
+        raise ScenarioError("loads: options are for a generator; a file is changed by speed, scale, start and duration")
+    if "generator" in entry and "start" in entry:
+        raise ScenarioError(
+            "loads: start is where to begin in a file; a generator begins at `at`, and its options say the rest"
+        )
     if "file" in entry and not (folder / entry["file"]).exists():
         file = folder / entry["file"]
         raise ScenarioError(
@@ -262,14 +271,22 @@ def _delays(given: Mapping[str, Any]) -> Delays:
     return Delays(**values)
 
 
-def _fault(entry: Mapping[str, Any]) -> Fault:
+def _fault(entry: Mapping[str, Any], models: frozenset[str]) -> Fault:
     _known(entry, {"kind", "at", "duration", "target", "share", "delay", "factor", "cores"}, "faults")
+    target = str(entry.get("target", ""))
+    if target and str(entry.get("kind")) in OF_MODELS:
+        target = _key(target)
+        if target not in models:
+            raise ScenarioError(
+                f"faults: {entry['kind']}: target {entry['target']}: no InferenceDeployment of that name; "
+                f"there are {', '.join(sorted(models))}, and without a target the fault is everybody's"
+            )
     try:
         return Fault(
             kind=FaultKind(str(entry.get("kind"))),
             at_seconds=seconds_of(entry.get("at", "0s"), "faults: at"),
             duration_seconds=seconds_of(entry.get("duration", "0s"), "faults: duration"),
-            target=str(entry.get("target", "")),
+            target=target,
             share=float(entry.get("share", 1.0)),
             seconds=seconds_of(entry.get("delay", "0s"), "faults: delay"),
             factor=float(entry.get("factor", 1.0)),

@@ -65,6 +65,16 @@ INSTANT = frozenset(
 """Kinds that happen once; the others need a duration."""
 STRIKES = INSTANT | {FaultKind.NODE_NOT_READY, FaultKind.FOREIGN_POD}
 """Kinds that begin with an event; some of them also end with one."""
+OF_MODELS = frozenset(
+    {
+        FaultKind.START_FAILURE,
+        FaultKind.NEVER_BOUND,
+        FaultKind.METRICS_MISSING,
+        FaultKind.METRICS_LATE,
+        FaultKind.METRICS_WRONG,
+    }
+)
+"""Kinds whose target is a deployment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

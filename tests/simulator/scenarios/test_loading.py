@@ -126,9 +126,18 @@ def test_should_read_faults_with_go_durations(tmp_path: Path) -> None:
     )
 
 
+def test_should_take_the_short_name_of_a_model_for_the_target_of_a_fault(tmp_path: Path) -> None:
+    text = "duration: 1m\nfaults: [{kind: metrics-missing, at: 1s, duration: 9s, target: chat}]"
+    (fault,) = load_scenario(write(tmp_path, text)).setting.faults
+    assert fault.target == "default/chat"
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
+        ("faults: [{kind: never-bound, at: 1s, duration: 9s, target: other}]", "target other: no InferenceDeployment"),
+        ("loads: {chat: {file: x.csv, options: {ratePerSecond: 3}}}", "options are for a generator"),
+        ("loads: {chat: {generator: constant, start: 3s}}", "start is where to begin in a file"),
         ("durations: 1m", "durations is not known"),
         ("loads: {other: {generator: constant}}", "default/other: no InferenceDeployment of that name"),
         ("loads: {chat: {generator: sawtooth}}", "'sawtooth' is not known"),
