@@ -75,8 +75,8 @@ def estimate_demand(
 
 def arrival_rate(state: DeploymentState, now: float, *, queue_builds: bool) -> tuple[float, float]:
     """Return rate and deviation of the long window, or of the short one where a queue builds and chance cannot explain it."""
-    arrivals, seconds = window(state, now, RATE_WINDOW_SECONDS)
-    recent, recent_seconds = window(state, now, BURST_WINDOW_SECONDS)
+    arrivals, seconds = _window(state, now, RATE_WINDOW_SECONDS)
+    recent, recent_seconds = _window(state, now, BURST_WINDOW_SECONDS)
     before, before_seconds = arrivals - recent, max(seconds - recent_seconds, 1e-9)
     expected = before * recent_seconds / before_seconds
     bursts = dispersion(state, now)
@@ -102,7 +102,7 @@ def dispersion(state: DeploymentState, now: float) -> float:
     return max(1.0, squares / (2.0 * (DISPERSION_WINDOWS - 1) * mean))
 
 
-def window(state: DeploymentState, now: float, window_seconds: float) -> tuple[float, float]:
+def _window(state: DeploymentState, now: float, window_seconds: float) -> tuple[float, float]:
     """Return what arrived in a window, and how long that window really was.
 
     A flow covers the time since the one before it, so the window reaches back to the last flow outside it, however the passes fell;

@@ -101,7 +101,8 @@ class DemandForecast:
 def lead_seconds(profile: ServiceProfile, state: DeploymentState) -> float:
     """Return how long it takes from wanting a replica to its being Ready; at least its cold start."""
     leads = sorted(state.leads_seconds)
-    return max(profile.startup_seconds, *leads[-LEADS_CUT:][:1]) if leads else profile.startup_seconds
+    measured = leads[-min(LEADS_CUT, len(leads))] if leads else 0.0
+    return max(profile.startup_seconds, measured)
 
 
 def supply_of(replicas: tuple[Replica, ...], profile: ServiceProfile, state: DeploymentState, now: float) -> Supply:

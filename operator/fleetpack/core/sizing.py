@@ -121,7 +121,7 @@ def _bounds(forecast: DemandForecast, profile: ServiceProfile, target_queue_dept
     return tuple(bounds)
 
 
-def keep_deviations(lead_seconds: float) -> float:
+def _keep_deviations(lead_seconds: float) -> float:
     """Return how far above its mean a rate is taken for what must be kept.
 
     The most of a whole window of stabilisation counts, and the largest of n half minutes lies above their mean by itself: by the
@@ -136,7 +136,7 @@ def _capacity_bound(forecast: DemandForecast, rate: float) -> _Bound:
     return _Bound(
         reason=Reason.DEMAND_ABOVE_CAPACITY,
         needed=max(0.0, arrival_rate - START_DEVIATIONS * deviation) / (rate * START_UTILIZATION),
-        kept=(arrival_rate + keep_deviations(forecast.horizon_seconds) * deviation) / (rate * KEEP_UTILIZATION),
+        kept=(arrival_rate + _keep_deviations(forecast.horizon_seconds) * deviation) / (rate * KEEP_UTILIZATION),
     )
 
 
@@ -211,7 +211,7 @@ def _latency_bounds(
                 fraction=latency.target.fraction,
                 wait_at_most_seconds=allowed,
             )
-            for deviations in (-START_DEVIATIONS, keep_deviations(forecast.horizon_seconds))
+            for deviations in (-START_DEVIATIONS, _keep_deviations(forecast.horizon_seconds))
         )
         bounds.append(_Bound(reason=Reason.LATENCY_ABOVE_TARGET, needed=float(least), kept=float(most)))
     if isinstance(latency.measured, Measurement) and demand.ready_replicas:
