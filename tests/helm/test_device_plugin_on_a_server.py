@@ -80,7 +80,10 @@ def plugin(cluster, administrator: ApiClient, make_pod: Callable[..., str], tmp_
     pod = administrator.get(make_pod("plugin", HERE, ACCOUNT))
     bound = {"apiVersion": "v1", "kind": "Pod", "name": "plugin", "uid": pod["metadata"]["uid"]}
     with connected(cluster, administrator, tmp_path_factory.mktemp("token"), {"boundObjectRef": bound}) as client:
-        wait_for(lambda: refusal(client, make_pod("elsewhere", ELSEWHERE), {"metadata": {"annotations": {"x": "y"}}}))
+        # The API server takes up each policy in its own time, so that one may hold a second before the other.
+        forbidden = {"metadata": {"annotations": {"x": "y"}}}
+        wait_for(lambda: refusal(client, make_pod("elsewhere", ELSEWHERE), forbidden))
+        wait_for(lambda: refusal(client, f"/api/v1/nodes/{ELSEWHERE}", forbidden))
         yield client
 
 
