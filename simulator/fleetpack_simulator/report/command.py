@@ -26,7 +26,7 @@ from fleetpack_simulator.report.comparison import (
 )
 from fleetpack_simulator.report.page import page_of
 from fleetpack_simulator.report.payload import as_text, payload_of
-from fleetpack_simulator.report.tables import COLUMNS, cell, label, not_served_of
+from fleetpack_simulator.report.tables import COLUMNS, cell, label, markdown_table, not_served_of
 from fleetpack_simulator.scenarios.loading import TraceFiles
 from fleetpack_simulator.scenarios.manifests import ScenarioError
 from fleetpack_simulator.settings import ESTIMATED
@@ -76,6 +76,12 @@ folder_option = click.option(
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="How many seeds each plays.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write everything here.")
 @click.option("--html", "html_path", type=click.Path(dir_okay=False, path_type=Path), help="Write one page here.")
+@click.option(
+    "--markdown",
+    "markdown_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the table here, as a Markdown document has it.",
+)
 @click.option("--jobs", type=click.IntRange(min=1), help="Runs at a time; default: one per core.")
 @click.option("--bound/--no-bound", default=True, help="Compute the clairvoyant bound of every run.")
 @trace_option
@@ -86,6 +92,7 @@ def compare_command(
     seeds: int,
     json_path: Path | None,
     html_path: Path | None,
+    markdown_path: Path | None,
     jobs: int | None,
     bound: bool,
     traces: tuple[str, ...],
@@ -120,6 +127,8 @@ def compare_command(
         json_path.write_text(as_text(payload) + "\n", encoding="utf-8")
     if html_path is not None:
         html_path.write_text(page_of(payload), encoding="utf-8")
+    if markdown_path is not None:
+        markdown_path.write_text(markdown_table(comparison.rows), encoding="utf-8")
     if any(record.summary.violations for record in comparison.records):
         raise SystemExit(1)
 

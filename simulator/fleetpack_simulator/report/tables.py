@@ -114,6 +114,23 @@ def cell(row: Row, column: Column) -> tuple[str, str]:
     return " / ".join(column.write(spread.median) for spread in known), _ranges(known, column)
 
 
+def markdown_table(rows: Iterable[Row]) -> str:
+    """Return the table of docs/comparison.md: medians, with the range over seeds of what counts most."""
+    headings = ["policy", *(column.heading.replace("-\n", "-").replace("\n", " ") for column in COLUMNS)]
+    lines = ["| " + " | ".join(headings) + " |", "|---|" + "--:|" * len(COLUMNS)]
+    for row in rows:
+        cells = [_markdown_cell(row, column) for column in COLUMNS]
+        lines.append("| " + " | ".join([label(row).strip(), *cells]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_cell(row: Row, column: Column) -> str:
+    text, spread = cell(row, column)
+    if not spread or column.keys[0] not in ("inObjective", "usdPerHour"):
+        return text
+    return f"{text} ({spread.replace(' %', '')})"
+
+
 def _ranges(spreads: list[Spread], column: Column) -> str:
     """Return least to most; of percentiles those of the middle one only, or the table would be twice as wide."""
     spread = spreads[len(spreads) // 2]
