@@ -86,6 +86,16 @@ images: setup ## Build the container images (LOAD=CLUSTER puts them on the nodes
 bench: setup ## Measure what is promised against bench/budgets.yaml (twenty minutes; BENCH="planning reaction" for a part)
 	@$(BIN)/python hack/bench $(BENCH)
 
+# Whole days are played with one seed, everything else with three.
+.PHONY: comparison
+comparison: setup ## Play the published traces in TRACES=FOLDER with every policy; tables and pages in OUT=FOLDER (half an hour)
+	@test -d "$(TRACES)" || { echo "comparison: TRACES=FOLDER must name the folder that holds the traces"; exit 2; }
+	@mkdir -p $(or $(OUT),comparison)
+	@for scenario in examples/scenarios/generated/*.yaml examples/scenarios/traces/*.yaml; do \
+	  out="$(or $(OUT),comparison)/$$(basename $$scenario .yaml)"; case $$scenario in *-day.yaml) seeds=1;; *) seeds=3;; esac; \
+	  $(BIN)/fleetpack-sim compare --scenario $$scenario --traces "$(TRACES)" --seeds $$seeds \
+	    --markdown $$out.md --html $$out.html --json $$out.json || exit; done
+
 # TRACE=FILE replays a trace, KEEP=1 leaves everything running, LOAD_SECONDS=n sets how long the load lasts.
 .PHONY: demo
 demo: setup ## Show it all at work on a real control plane (CLUSTER=kind, TRACE=FILE, KEEP=1; four minutes, the first time ten more)

@@ -25,7 +25,8 @@ from fleetpack_simulator.world import Fault, FaultKind, SpecChange
 from scenario_files import MANIFESTS, write
 
 ROOT = Path(__file__).resolve().parents[3]
-EXAMPLES = sorted((ROOT / "examples" / "scenarios").glob("*.yaml"))
+SCENARIOS = ROOT / "examples" / "scenarios"
+EXAMPLES = sorted((*SCENARIOS.glob("*.yaml"), *SCENARIOS.glob("generated/*.yaml")))
 
 
 def test_should_take_engine_objective_and_start_from_the_manifest(tmp_path: Path) -> None:
