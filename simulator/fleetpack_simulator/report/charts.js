@@ -1,6 +1,8 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
 const COLORS = ["#e8590c", "#1c7ed6", "#2f9e44", "#ae3ec9", "#e03131", "#0c8599", "#7048e8", "#a6761d", "#d6336c", "#66a80f", "#868e96", "#4263eb", "#12b886"];
+// Of models, which fill areas: calmer than policies, and none of theirs, so that the two are not taken for each other.
+const AREAS = ["#5b86b8", "#d6a650", "#6fa583", "#a586b5", "#c98574", "#6aa9b0", "#9a8f74", "#8b8fc2", "#b3a04a", "#7f9c5e", "#b57f9b", "#8a8a8a"];
 const main = document.getElementById("main"), tip = document.getElementById("tip");
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -34,10 +36,15 @@ function clock(seconds) {
   const whole = Math.round(seconds), hours = Math.floor(whole / 3600), minutes = Math.floor(whole / 60) % 60, rest = whole % 60;
   return hours ? `${hours}:${String(minutes).padStart(2, "0")} h` : `${minutes}:${String(rest).padStart(2, "0")} min`;
 }
-function ticks(high, count = 4) {
+// On an axis: no more than it takes to read it.
+function clockMark(seconds) {
+  if (seconds >= 3600) return seconds % 3600 ? clock(seconds) : `${seconds / 3600} h`;
+  return seconds === 0 ? "0" : seconds % 60 ? `${seconds} s` : `${seconds / 60} min`;
+}
+function ticks(high, count = 4, whole = false) {
   if (!(high > 0)) return [0, 1];
-  const raw = high / count, power = 10 ** Math.floor(Math.log10(raw));
-  const step = [1, 2, 2.5, 5, 10].map((one) => one * power).find((one) => one >= raw);
+  const raw = whole ? Math.max(1, high / count) : high / count, power = 10 ** Math.floor(Math.log10(raw));
+  const step = (whole ? [1, 2, 5, 10] : [1, 2, 2.5, 5, 10]).map((one) => one * power).find((one) => one >= raw);
   const found = [];
   for (let value = 0; value < high + step * 0.999; value += step) found.push(Number(value.toPrecision(12)));
   return found;
@@ -65,17 +72,23 @@ document.getElementById("theme").addEventListener("click", () => {
 let width = innerWidth;
 addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; redraw(); } });
 
+// In a short run some stretches are shorter than a tick and have no number: the mouse finds the next one that has.
+function nearest(values, index) {
+  for (let away = 0; away < 4; away++) for (const at of [index - away, index + away]) if ((values[at] ?? null) !== null) return at;
+  return index;
+}
+
 // Lines of a mean with the band between the least and the most, one group for each policy; all series have equal stretches of time.
-function timeChart(host, title, unit, end, lines, step) {
+function timeChart(host, title, unit, end, lines, whole = false) {
   const wide = Math.max(300, host.clientWidth), tall = wide < 560 ? 120 : 150, left = 46, bottom = 20, right = 8, top = 8;
   const high = Math.max(...lines.map((line) => Math.max(...line.values[2].map((value) => value ?? 0))), 0);
-  const marks = ticks(high, 3), most = marks[marks.length - 1];
+  const marks = ticks(high, 3, whole), most = marks[marks.length - 1];
   const x = (seconds) => left + (seconds / end) * (wide - left - right), y = (value) => top + (1 - value / most) * (tall - top - bottom);
   const picture = shape("svg", { viewBox: `0 0 ${wide} ${tall}`, role: "img", "aria-label": title });
   for (const mark of marks) {
     picture.append(shape("line", { class: "grid", x1: left, x2: wide - right, y1: y(mark), y2: y(mark) }), shape("text", { x: left - 6, y: y(mark) + 4, "text-anchor": "end" }, number(mark)));
   }
-  for (const mark of timeTicks(end, wide)) picture.append(shape("text", { x: x(mark), y: tall - 4, "text-anchor": !mark ? "start" : x(mark) > wide - 40 ? "end" : "middle" }, clock(mark)));
+  for (const mark of timeTicks(end, wide)) picture.append(shape("text", { x: x(mark), y: tall - 4, "text-anchor": !mark ? "start" : x(mark) > wide - 30 ? "end" : "middle" }, clockMark(mark)));
   lines.forEach((line) => {
     const count = line.values[1].length, at = (index) => x(((index + 0.5) / count) * end), known = line.values[1].map((value, index) => index).filter((index) => line.values[1][index] !== null);
     if (!known.length) return;
@@ -91,7 +104,7 @@ function timeChart(host, title, unit, end, lines, step) {
     cursor.setAttribute("visibility", "visible");
     cursor.setAttribute("x1", x(((index + 0.5) / count) * end));
     cursor.setAttribute("x2", x(((index + 0.5) / count) * end));
-    const texts = lines.map((line) => `${line.name}: ${number(line.values[1][index])} (${number(line.values[0][index])} to ${number(line.values[2][index])})`);
+    const texts = lines.map((line) => { const at = nearest(line.values[1], index); return `${line.name}: ${number(line.values[1][at])} (${number(line.values[0][at])} to ${number(line.values[2][at])})`; });
     showTip(event, `${clock((index / count) * end)} + ${clock(end / count)}\n${texts.join("\n")}`);
   });
   picture.addEventListener("pointerleave", () => { hideTip(); cursor.setAttribute("visibility", "hidden"); });

@@ -1,5 +1,5 @@
 const policies = data.policies, colorOf = Object.fromEntries(policies.map((name, index) => [name, COLORS[index % COLORS.length]]));
-const models = data.models.map((model) => model.deployment), modelColor = Object.fromEntries(models.map((name, index) => [name, COLORS[(index * 3 + 1) % COLORS.length]]));
+const models = data.models.map((model) => model.deployment), modelColor = Object.fromEntries(models.map((name, index) => [name, AREAS[index % AREAS.length]]));
 const totals = data.rows.filter((row) => row.deployment === "total");
 const shown = new Set(policies.slice(0, 3));
 let chosenModel = models[0], mapped = policies[0];
@@ -48,7 +48,7 @@ function drawCost(host) {
     dot.addEventListener("pointermove", (event) => showTip(event, `${row.policy}\n${percent(share.median)} in the objective\n${number(usd.median)} USD per hour${row.values.timesBound ? `\n${number(row.values.timesBound.median)} times the bound` : ""}`));
     dot.addEventListener("pointerleave", hideTip);
     picture.append(dot);
-    labels.push({ x: x(share.median) + 10, y: y(usd.median) + 4, wanted: y(usd.median) + 4, name: row.policy, own });
+    labels.push({ x: Math.max(x(share.median) + 10, x(share.highest) + 6), y: y(usd.median) + 4, wanted: y(usd.median) + 4, name: row.policy, own });
   }
   labels.sort((one, other) => one.y - other.y);
   for (let round = 0; round < 60; round++) {
@@ -79,8 +79,8 @@ function drawTimes() {
   const end = Math.max(...picked.map((name) => data.details[name].endSeconds)), load = data.load[chosenModel];
   const stretch = (values, own) => own >= end * 0.9999 ? values : values.map((one) => [...one, ...Array(Math.round((one.length * (end - own)) / own)).fill(null)]);
   timeChart(charts, "Load", `requests per second, ${number(load.requests)} in all`, data.details[policies[0]].endSeconds, [{ name: "load", color: css("--muted"), values: load.requestsPerSecond }]);
-  for (const [field, title, unit] of [["ready", "Replicas", "that serve"], ["waiting", "Queue", "requests that wait, in engines and at the gateway"], ["usdPerHour", "Cost", "USD per hour, this model's replicas"]]) {
-    timeChart(charts, title, unit, end, picked.map((name) => ({ name, color: colorOf[name], strong: name === "fleetpack", values: stretch(data.details[name].series[chosenModel][field], data.details[name].endSeconds) })));
+  for (const [field, title, unit, whole] of [["ready", "Replicas", "that serve", true], ["waiting", "Queue", "requests that wait, in engines and at the gateway", true], ["usdPerHour", "Cost", "USD per hour, this model's replicas", false]]) {
+    timeChart(charts, title, unit, end, picked.map((name) => ({ name, color: colorOf[name], strong: name === "fleetpack", values: stretch(data.details[name].series[chosenModel][field], data.details[name].endSeconds) })), whole);
   }
 }
 function drawChips() {
@@ -136,7 +136,7 @@ function drawMap() {
     if (left && lane.cores * row >= 10) { pen.fillStyle = css("--muted"); pen.textAlign = "right"; pen.fillText(lane.type, left - 7, lane.top + Math.min(lane.cores * row / 2 + 4, lane.cores * row)); }
   });
   pen.fillStyle = css("--muted");
-  timeTicks(end, wide).forEach((mark) => { pen.textAlign = mark ? (x(mark) > wide - 25 ? "right" : "center") : "left"; pen.fillText(clock(mark), x(mark), tall + 15); });
+  timeTicks(end, wide).forEach((mark) => { pen.textAlign = mark ? (x(mark) > wide - 25 ? "right" : "center") : "left"; pen.fillText(clockMark(mark), x(mark), tall + 15); });
   canvas.addEventListener("pointermove", (event) => {
     const box = canvas.getBoundingClientRect(), at = ((event.clientX - box.left - left) / (wide - left)) * end, height = event.clientY - box.top;
     const lane = lanes.find((one) => height >= one.top && height < one.top + one.cores * row), core = lane && Math.floor((height - lane.top) / row);

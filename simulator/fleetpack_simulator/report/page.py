@@ -69,8 +69,10 @@ def _rows(payload: dict[str, Any]) -> list[Row]:
 
 def _finding(payload: dict[str, Any]) -> str:
     """Return in words who did what at what cost."""
-    rows = [row for row in _rows(payload) if row.deployment == TOTAL]
-    told = [_told(rows[0])]
+    every = _rows(payload)
+    rows = [row for row in every if row.deployment == TOTAL]
+    missed = any(row.policy == rows[0].policy and row.objective_kept is False for row in every)
+    told = [_told(rows[0], payload["models"], missed=missed)]
     kept = [row for row in rows if row.objective_kept and row.values["usdPerHour"] is not None]
     if len(rows) > 1 and kept:
         least = min(kept, key=lambda row: _median(row, "usdPerHour"))
@@ -82,18 +84,28 @@ def _finding(payload: dict[str, Any]) -> str:
         told.append("no policy kept the objective with every seed")
     seeds = len(payload["seeds"])
     told.append(
-        f"{_requests(payload):,} requests, {payload['durationSeconds'] / 3600:.1f} hours, "
+        f"{_requests(payload):,} requests, {_length(payload['durationSeconds'])}, "
         f"{'one seed' if seeds == 1 else f'medians of {seeds} seeds'}"
     )
     return ". ".join(text[0].upper() + text[1:] if text[:9] != "fleetpack" else text for text in told) + "."
 
 
-def _told(row: Row) -> str:
+def _told(row: Row, models: list[dict[str, Any]], *, missed: bool) -> str:
     cost, kept, bound = (row.values[name] for name in ("usdPerHour", "inObjective", "timesBound"))
     text = f"{row.policy} cost {money(cost.median) if cost else '-'} USD per hour"
-    if kept is not None:
-        text += f" and kept {share(kept.median)} of the requests in the objective"
-    return text if bound is None else f"{text}, {bound.median:.2f} times the clairvoyant bound"
+    if bound is not None:
+        text += f", {bound.median:.2f} times the clairvoyant bound,"
+    if kept is None:
+        return text
+    text += f" and kept {share(kept.median)} of the requests in the objective"
+    promised = {model["objectivePercentile"] for model in models if model["objectiveTTFTSeconds"] is not None}
+    if missed and len(promised) == 1:
+        text += f", where {promised.pop()} % were promised"
+    return text
+
+
+def _length(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
 def _median(row: Row, name: str) -> float:
@@ -115,9 +127,11 @@ def _table(payload: dict[str, Any]) -> str:
     tag = f" Projected, not calibrated: {', '.join(projected)}." if projected else ""
     estimated = sorted({name for model in payload["models"] for name in model["estimated"]})
     tag += f" Shape of the model estimated from its size: {', '.join(estimated)}." if estimated else ""
+    title = "Policies beside each other" if len({row["policy"] for row in payload["rows"]}) > 1 else "In numbers"
+    spreads = "Small print: least to most over seeds. " if len(payload["seeds"]) > 1 else ""
     return (
-        f'<section id="table"><h2>Policies beside each other</h2><p class="note">{escape(objectives)}. Small print: least to most '
-        f'over seeds. Headings sort and explain.{escape(tag)}</p><div class="scroll"><table><thead><tr><th scope="col">policy</th>'
+        f'<section id="table"><h2>{title}</h2><p class="note">{escape(objectives)}. {spreads}'
+        f'Headings sort and explain.{escape(tag)}</p><div class="scroll"><table><thead><tr><th scope="col">policy</th>'
         f"{heads}</tr></thead><tbody>{lines}</tbody></table></div>{_notes(payload)}</section>"
     )
 

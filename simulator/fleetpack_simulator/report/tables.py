@@ -137,6 +137,7 @@ def _ranges(spreads: list[Spread], column: Column) -> str:
     low, high = column.write(spread.lowest), column.write(spread.highest)
     if low == high:
         return ""
+    low = low.removesuffix(" %")
     return f"{low}–{high}" if len(spreads) == 1 else f"p95 {low}–{high}"
 
 
