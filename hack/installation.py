@@ -86,7 +86,7 @@ def _wait_for_crds(client: ApiClient) -> None:
     """Wait until the API server serves our kinds: a moment after the CRDs are stored."""
     import time
 
-    for _ in range(200):
+    for _ in range(1200):
         try:
             client.get("/apis/fleetpack.dev/v1alpha1/inferencedeployments?limit=1")
             client.get("/apis/fleetpack.dev/v1alpha1/acceleratorpools?limit=1")
@@ -96,4 +96,4 @@ def _wait_for_crds(client: ApiClient) -> None:
             time.sleep(0.05)
         else:
             return
-    raise RuntimeError("the API server does not serve fleetpack.dev/v1alpha1 ten seconds after the CRDs were applied")
+    raise RuntimeError("the API server does not serve fleetpack.dev/v1alpha1 a minute after the CRDs were applied")

@@ -15,9 +15,10 @@ import pytest
 from background import Queue
 from cluster_fixtures import Cluster
 from control_plane.api_client import ApiClient
-from installation import NAMESPACE, SERVICE_ACCOUNT, install
+from installation import NAMESPACE, SERVICE_ACCOUNT, install, rendered_chart
 from kubectl import Kubectl
 from operator_process import Engines, OperatorProcess, operator_running
+from rights import rights_of, wait_until_allowed
 from small_fleet import SmallFleet
 from witness import Witness, witnessing
 
@@ -27,7 +28,13 @@ def operator_kubeconfig(cluster: Cluster) -> Path:
     """Install CRDs and the chart's RBAC, and return the credentials of the operator's service account."""
     with cluster.client() as client:
         install(client)
-    return cluster.service_account_kubeconfig(NAMESPACE, SERVICE_ACCOUNT)
+    kubeconfig = cluster.service_account_kubeconfig(NAMESPACE, SERVICE_ACCOUNT)
+    manifests = rendered_chart()
+    everywhere = rights_of(own for own in manifests if own["kind"] == "ClusterRole")
+    here = rights_of(own for own in manifests if own["kind"] == "Role")
+    wait_until_allowed(cluster, kubeconfig, *sorted(everywhere))
+    wait_until_allowed(cluster, kubeconfig, *sorted(here), namespace=NAMESPACE)
+    return kubeconfig
 
 
 @pytest.fixture(scope="module")

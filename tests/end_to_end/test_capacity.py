@@ -20,10 +20,9 @@ def test_should_stop_at_the_pools_node_limit_and_go_on_when_it_is_raised(fleet: 
 
     fleet.settled("small", 2)
     fleet.settled("large", 1)
-    short = fleet.told("large", "CapacityAvailable", status="False", reason="NoFeasiblePlacement")
-    assert "1 replicas have no place" in short["message"]
+    fleet.says("large", "CapacityAvailable", "1 replicas have no place", status="False", reason="NoFeasiblePlacement")
     fleet.told("large", "Ready", status="False", reason="ReplicasUnplaced")
-    assert any(event["reason"] == "NoFeasiblePlacement" for event in fleet.events("large"))
+    fleet.noted("large", "NoFeasiblePlacement")
     assert len(fleet.witness.created(fleet.namespace)) == 3
 
     fleet.admin.patch(f"{GROUP}/acceleratorpools/{pool}", {"spec": {"limits": {"nodes": 2}}})
@@ -38,21 +37,23 @@ def test_should_never_cross_a_cost_ceiling_and_say_that_it_binds(fleet: SmallFle
     fleet.deploy("chat", replicas=5, cost={"maxUSDPerHour": "3.50"})
 
     fleet.settled("chat", 3)
-    bound = fleet.told("chat", "WithinBudget", status="False", reason="CostCeiling")
-    assert "5 replicas wanted, spec.cost.maxUSDPerHour 3.5 pays for 3" in bound["message"]
+    words = "5 replicas wanted, spec.cost.maxUSDPerHour 3.5 pays for 3"
+    fleet.says("chat", "WithinBudget", words, status="False", reason="CostCeiling")
     fleet.until(lambda: float(fleet.status("chat")["usdPerHour"]) == pytest.approx(3.0), "3 USD per hour", "chat")
     assert len(fleet.witness.created(fleet.namespace)) == 3
 
 
 def test_should_let_the_important_model_have_the_room_that_there_is(fleet: SmallFleet) -> None:
-    fleet.static_pool("a")
+    pool = fleet.pool(provider="Static")
+    (node,) = fleet.nodes(pool, "a")
     batch, critical = template(), template()
     batch["spec"]["priorityClassName"], critical["spec"]["priorityClassName"] = "fleetpack-batch", "fleetpack-critical"
     # In the order of names the batch model would come first.
     fleet.deploy("a-batch", replicas=0, template=batch, variants=variant(8))
     fleet.deploy("z-critical", replicas=0, template=critical, variants=variant(8))
     fleet.told("z-critical", "Accepted", status="True")
-    fleet.foreign_pod("blocker", f"{fleet.namespace}-a", 12, {"fleetpack.dev/allocated-cores": "0-11"})
+    fleet.foreign_pod("blocker", node, 12, {"fleetpack.dev/allocated-cores": "0-11"})
+    fleet.pool_shows(pool, coresUsed=12)
     fleet.scale("a-batch", 1)
     fleet.scale("z-critical", 1)
     fleet.told("a-batch", "Ready", reason="ReplicasUnplaced")
@@ -66,8 +67,10 @@ def test_should_let_the_important_model_have_the_room_that_there_is(fleet: Small
 
 
 def test_should_place_around_cores_that_a_foreign_pod_holds(fleet: SmallFleet) -> None:
-    (node,) = fleet.static_pool("a")
+    pool = fleet.pool(provider="Static")
+    (node,) = fleet.nodes(pool, "a")
     fleet.foreign_pod("job", node, 2, {"fleetpack.dev/allocated-cores": "4-5"})
+    fleet.pool_shows(pool, coresUsed=2)
 
     fleet.deploy("chat", replicas=3, variants=variant(4))
 
@@ -80,8 +83,10 @@ def test_should_place_around_cores_that_a_foreign_pod_holds(fleet: SmallFleet) -
 
 
 def test_should_leave_room_for_a_foreign_pod_whose_cores_nobody_has_written_down(fleet: SmallFleet) -> None:
-    occupied, free = fleet.static_pool("a", "b")
+    pool = fleet.pool(provider="Static")
+    occupied, free = fleet.nodes(pool, "a", "b")
     fleet.foreign_pod("job", occupied, 8)
+    fleet.pool_shows(pool, coresUsed=8)
 
     fleet.deploy("chat", replicas=2, variants=variant(4))
 
@@ -105,11 +110,16 @@ def test_should_give_up_a_place_that_the_scheduler_refuses_and_take_another(flee
             ],
         },
     }
-    fleet.admin.create(f"/api/v1/namespaces/{fleet.namespace}/pods", blocker)
+    pods = f"/api/v1/namespaces/{fleet.namespace}/pods"
+    fleet.admin.create(pods, blocker)
+    # It runs: the scheduler has been told of it as the node's kubelet has.
+    fleet.until(
+        lambda: fleet.admin.get(f"{pods}/port-holder")["status"]["phase"] == "Running", "the holder of the port"
+    )
 
     fleet.deploy("chat", replicas=1, template=ports)
 
-    (pod,) = fleet.settled("chat", 1, limit_seconds=25.0)
+    (pod,) = fleet.settled("chat", 1)
     places = [node_of(change.object) for change in fleet.witness.of_pods(fleet.namespace) if change.kind == "ADDED"]
     assert places == [first, second]
     assert pod["spec"]["nodeName"] == second
@@ -125,7 +135,7 @@ def test_should_refuse_a_device_count_with_a_hint_and_serve_the_others(fleet: Sm
     assert refused["message"].startswith("spec.variants[odd].devices: 7 fits no trainium machine")
     assert "8" in refused["message"]
     fleet.settled("chat", 1)
-    fleet.until(lambda: fleet.events("odd"), "the event", "odd")
+    fleet.noted("odd", "UnsupportedDeviceCount")
     assert [event["reason"] for event in fleet.events("odd")] == ["UnsupportedDeviceCount"]
     assert fleet.pods("odd") == []
 
@@ -163,9 +173,7 @@ def test_should_back_off_from_a_template_that_the_api_server_refuses(fleet: Smal
     fleet.deploy("chat")
 
     fleet.settled("chat", 1)
-    fleet.until(
-        lambda: any(event["reason"] == "InvalidTemplate" for event in fleet.events("broken")), "the event", "broken"
-    )
+    fleet.noted("broken", "InvalidTemplate")
     assert fleet.pods("broken") == []
 
 
@@ -173,7 +181,7 @@ def test_should_roll_a_template_with_new_replicas_first_where_there_is_room(flee
     fleet.static_pool("a")
     fleet.deploy("chat", replicas=3)
     before = {pod["metadata"]["uid"] for pod in fleet.settled("chat", 3)}
-    started_at = fleet.witness.changes[-1].at_seconds
+    started_at = fleet.witness.now_seconds()
 
     fleet.change("chat", template=template(image="example.com/engine:2"))
 
@@ -187,7 +195,7 @@ def test_should_roll_a_template_on_a_full_fleet_within_what_may_be_missing(fleet
     fleet.static_pool("a")
     fleet.deploy("chat", replicas=3, variants=variant(4), disruption={"drain": "0s", "maxUnavailable": 1})
     before = {pod["metadata"]["uid"] for pod in fleet.settled("chat", 3)}
-    started_at = fleet.witness.changes[-1].at_seconds
+    started_at = fleet.witness.now_seconds()
 
     fleet.change("chat", template=template(image="example.com/engine:2"))
 
@@ -208,8 +216,7 @@ def test_should_replace_the_replicas_of_a_deleted_node_elsewhere(fleet: SmallFle
     fleet.admin.delete(f"/api/v1/nodes/{lost}")
     # Kubernetes' Pod garbage collector does this 40 to 60 s later; nobody wants to wait for it here.
     for pod in orphans:
-        path = f"/api/v1/namespaces/{fleet.namespace}/pods/{pod['metadata']['name']}"
-        fleet.admin.delete(path, {"gracePeriodSeconds": 0})
+        fleet.lose_pod(pod)
 
     replaced = fleet.settled("chat", 2)
     assert [node_of(pod) for pod in replaced] == [spare, spare]

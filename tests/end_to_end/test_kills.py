@@ -97,7 +97,7 @@ class Stage:
             return condition()
 
         try:
-            self.fleet.until(look, what, limit_seconds=40.0)
+            self.fleet.until(look, what)
         except AssertionError as error:
             raise AssertionError(f"{error}\nThe operator's last words:\n{self.operator.log_end()}") from None
 
@@ -110,13 +110,15 @@ class Stage:
                 return False
         return True
 
-    def _resource(self, name: str) -> dict[str, Any]:
+    def _resource(self, name: str) -> dict[str, Any] | None:
         mine = (self.fleet.namespace, name)
         found = self.fleet.witness.all("inferencedeployments")
-        return next(own for own in found if (own["metadata"]["namespace"], own["metadata"]["name"]) == mine)
+        return next((own for own in found if (own["metadata"]["namespace"], own["metadata"]["name"]) == mine), None)
 
     def _agrees(self, name: str) -> bool:
         resource = self._resource(name)
+        if resource is None:
+            return False
         status = resource.get("status", {})
         numbers = (status.get("replicas"), status.get("readyReplicas"), status.get("desiredReplicas"))
         places = len(status.get("placements", ()))
@@ -129,6 +131,7 @@ class Stage:
     def _essence(self, name: str) -> dict[str, Any]:
         """Return what must be the same in every run; on which of several equal nodes a replica is need not be."""
         resource = self._resource(name)
+        assert resource is not None
         pods = self.fleet.witness.pods(self.fleet.namespace, name)
         status = resource["status"]
         return {
@@ -148,7 +151,7 @@ class Stage:
         self.fleet.admin.delete(path)
         # A young controller manager learns of new kinds each 30 s, and collects no garbage of theirs before.
         self.fleet.admin.delete(f"/api/v1/namespaces/{self.fleet.namespace}/pods", {"gracePeriodSeconds": 0})
-        self.fleet.until(lambda: not self.fleet.pods(), "the end of all Pods", limit_seconds=30.0)
+        self.fleet.until(lambda: not self.fleet.pods(), "the end of all Pods")
 
 
 CORES = "aws.amazon.com/neuroncore"

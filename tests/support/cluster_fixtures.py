@@ -117,7 +117,13 @@ def program_path(program: str) -> Path:
     return Path(run_hack_cluster("binary", program))
 
 
-def wait_for(read: Callable[[], T | None], *, limit_seconds: float = 20.0, what: str = "the condition") -> T:
+WAIT_LIMIT_SECONDS = 120.0
+"""A limit tells a failure from a wait for ever, not quick from slow: on a busy machine what takes half a second may take twenty."""
+
+
+def wait_for(
+    read: Callable[[], T | None], *, limit_seconds: float = WAIT_LIMIT_SECONDS, what: str = "the condition"
+) -> T:
     """Return the first truthy value of `read`, asked every 50 ms."""
     deadline_seconds = time.monotonic() + limit_seconds
     while True:

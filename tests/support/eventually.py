@@ -5,9 +5,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+WAIT_LIMIT_SECONDS = 120.0
+"""A limit tells a failure from a wait for ever, not quick from slow: on a busy machine what takes half a second may take twenty."""
+
 
 async def eventually(
-    condition: Callable[[], Any], *, within_seconds: float = 10.0, what: str = "the condition"
+    condition: Callable[[], Any], *, within_seconds: float = WAIT_LIMIT_SECONDS, what: str = "the condition"
 ) -> None:
     """Wait until the condition is truthy; fail after the limit."""
     deadline_seconds = time.monotonic() + within_seconds

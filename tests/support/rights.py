@@ -14,10 +14,11 @@ import contextlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from cluster_fixtures import wait_for
+from cluster_fixtures import Cluster, wait_for
 from control_plane.api_client import ApiClient, ApiError
 from fault_proxy import FaultProxy, Match, RefuseRequest, RequestRecord
 
@@ -151,6 +152,27 @@ def trial(admin: ApiClient, impostor: Impostor, rights: set[Right], name: str) -
             for kind in ("clusterrolebindings", "clusterroles"):
                 with contextlib.suppress(ApiError):
                     admin.delete(f"{RBAC}/{kind}/{_user(name, number)}")
+
+
+def wait_until_allowed(cluster: Cluster, kubeconfig: Path, *rights: Right, namespace: str = "") -> None:
+    """Wait until the API server gives a user these rights, everywhere unless told where: it takes roles up after it has stored them."""
+    with cluster.client(kubeconfig) as client:
+        for group, resource, verb in rights:
+            full, _, subresource = resource.partition("/")
+            attributes = {
+                "group": group,
+                "resource": full,
+                "subresource": subresource,
+                "verb": verb,
+                "namespace": namespace,
+            }
+            review = {
+                "apiVersion": "authorization.k8s.io/v1",
+                "kind": "SelfSubjectAccessReview",
+                "spec": {"resourceAttributes": attributes},
+            }
+            path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+            wait_for(lambda: client.create(path, review)["status"]["allowed"], what=f"the right to {verb} {resource}")  # noqa: B023 (asked at once)
 
 
 def missing_right_message(right: Right) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster_fixtures import wait_for
+from cluster_fixtures import WAIT_LIMIT_SECONDS, wait_for
 from control_plane.api_client import ApiClient, ApiError
 from simulated_nodes import SimulatedNode, create_nodes
 from witness import Witness, in_service, is_live
@@ -96,6 +96,16 @@ class SmallFleet:
         }
         self.admin.create(f"/api/v1/namespaces/{self.namespace}/pods", body)
 
+    def lose_pod(self, pod: Json) -> None:
+        """Remove a Pod as a node that is lost does, at once; it may have gone meanwhile, and its name may be another's."""
+        metadata = pod["metadata"]
+        body = {"gracePeriodSeconds": 0, "preconditions": {"uid": metadata["uid"]}}
+        try:
+            self.admin.delete(f"/api/v1/namespaces/{self.namespace}/pods/{metadata['name']}", body)
+        except ApiError as error:
+            if error.code not in (404, 409):
+                raise
+
     # -- reading
 
     def spec(self, name: str) -> Json:
@@ -115,6 +125,14 @@ class SmallFleet:
     def pool_condition(self, pool: str, kind: str) -> Json:
         """Return one condition of a pool; empty where it is not there."""
         return _condition(self.admin.get(f"{GROUP}/acceleratorpools/{pool}").get("status", {}), kind)
+
+    def pool_shows(self, pool: str, **numbers: int) -> None:
+        """Wait until a pool's status has these numbers: the operator then knows of the nodes and Pods that they count."""
+
+        def look() -> bool:
+            return numbers.items() <= self.admin.get(f"{GROUP}/acceleratorpools/{pool}").get("status", {}).items()
+
+        self.until(look, f"status {numbers} of {pool}")
 
     def events(self, name: str) -> list[Json]:
         """Return the events about a deployment."""
@@ -145,7 +163,7 @@ class SmallFleet:
 
     # -- waiting
 
-    def settled(self, name: str, replicas: int, limit_seconds: float = 20.0) -> list[Json]:
+    def settled(self, name: str, replicas: int, limit_seconds: float = WAIT_LIMIT_SECONDS) -> list[Json]:
         """Wait until exactly so many Pods are there, all of them serving, and return them."""
 
         def look() -> bool:
@@ -155,7 +173,9 @@ class SmallFleet:
         self.until(look, f"{replicas} serving replicas of {name}, and no other Pod", name, limit_seconds)
         return self.pods(name)
 
-    def until(self, condition: Callable[[], Any], what: str, name: str = "", limit_seconds: float = 20.0) -> Any:
+    def until(
+        self, condition: Callable[[], Any], what: str, name: str = "", limit_seconds: float = WAIT_LIMIT_SECONDS
+    ) -> Any:
         """Wait for a condition; a failure shows what was seen last."""
         try:
             return wait_for(condition, limit_seconds=limit_seconds, what=what)
@@ -165,18 +185,38 @@ class SmallFleet:
     def told(self, name: str, kind: str, **wanted: str) -> Json:
         """Wait until a condition of a deployment has these values, and return it."""
 
+        return self.says(name, kind, "", **wanted)
+
+    def says(self, name: str, kind: str, words: str, **wanted: str) -> Json:
+        """Wait until a condition has these values and its message these words, and return it.
+
+        Conditions come with every step of the way, and their words with the numbers of that step: the first one may tell of the start.
+        """
+
         def look() -> Json | None:
             found = self.condition(name, kind)
-            return found if wanted.items() <= found.items() else None
+            return found if wanted.items() <= found.items() and words in found["message"] else None
 
-        found: Json = self.until(look, f"condition {kind} {wanted} of {name}", name)
+        found: Json = self.until(look, f"condition {kind} {wanted} of {name} that says {words!r}", name)
         return found
 
+    def asks_for(self, name: str, replicas: int) -> None:
+        """Wait until spec.replicas is so: it is written beside the Pods, in any order."""
+        self.until(lambda: self.spec(name)["replicas"] == replicas, f"spec.replicas of {replicas}", name)
+
+    def noted(self, name: str, reason: str) -> list[str]:
+        """Wait until an event about a deployment has this reason; return the notes of all that have. It may come after the status."""
+        return self.until(
+            lambda: [event["note"] for event in self.events(name) if event["reason"] == reason], f"event {reason}", name
+        )
+
     def stays(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
-        """Look again and again for a while; fail at the first time that it does not hold."""
+        """Look again and again for a while; fail at the first time that it does not hold. A look that ends too late says nothing."""
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            assert condition(), f"{what} did not last\n{self.describe('')}"
+        while (holds := condition()) or time.monotonic() < deadline:
+            assert holds, f"{what} did not last\n{self.describe('')}"
+            if time.monotonic() >= deadline:
+                return
             time.sleep(0.1)
 
     def describe(self, name: str) -> str:
