@@ -15,6 +15,7 @@ from control_plane.api_client import ApiClient
 from eventually import eventually
 from kubelet_side import CORE, KubeletSide
 from plugin_process import PluginAccount, PluginProcess, plugin_account
+from scripted_server import always, http_answer, scripted_server
 
 pytestmark = pytest.mark.cluster
 
@@ -32,12 +33,20 @@ def account(cluster, administrator: ApiClient, tmp_path_factory) -> Iterator[Plu
 
 
 @pytest.fixture
-async def plugin(account: PluginAccount, tmp_path: Path) -> AsyncIterator[PluginProcess]:
+async def monitor_url() -> AsyncIterator[str]:
+    """Serve a neuron-monitor's page."""
+    async with scripted_server(always(http_answer('neuroncore_utilization_ratio{neuroncore="4"} 0.5\n'))) as port:
+        yield f"http://127.0.0.1:{port}/metrics"
+
+
+@pytest.fixture
+async def plugin(account: PluginAccount, monitor_url: str, tmp_path: Path) -> AsyncIterator[PluginProcess]:
     folder = tmp_path / "kubelet"
     folder.mkdir()
     kubelet = KubeletSide(folder)
     await kubelet.start()
-    running = PluginProcess(kubelet, account.node, account.kubeconfig, tmp_path)
+    option = f"--neuron-monitor-url={monitor_url}"
+    running = PluginProcess(kubelet, account.node, account.kubeconfig, tmp_path, option)
     try:
         await eventually(lambda: kubelet.allocatable() == 12, within_seconds=60.0, what="a registered plugin")
         yield running
@@ -59,6 +68,10 @@ async def test_should_write_down_what_the_kubelet_gave(plugin: PluginProcess, ac
     metrics = await plugin.metrics()
     labels = f'container="server",namespace="{account.namespace}",pod="planned",resource="{CORE}"'
     assert metrics[f"fleetpack_device_plugin_allocated_cores{{{labels}}}"] == 4.0
+    # What neuron-monitor measures of a core, with the Pod that has it.
+    holder = f'container="server",namespace="{account.namespace}",neuroncore="4",pod="planned"'
+    measured = f"neuroncore_utilization_ratio{{{holder}}} 0.5"
+    await eventually(lambda: measured in plugin.get("/metrics")[1], what="the series of a core with its Pod")
     assert 'instance_info{instance_name="' + account.node + '",instance_type="inf2.24xlarge"}' in metrics
     assert [plugin.get(path)[0] for path in ("/livez", "/readyz")] == [200, 200]
 

@@ -19,7 +19,6 @@ from fleetpack.device_plugin.comparison import (
     disagreements,
 )
 from fleetpack.device_plugin.health import cores_out_by_condition, named_cores
-from fleetpack.device_plugin.monitor import NeuronMonitor
 from fleetpack.device_plugin.pods import live_pods, project_node_pod, remembered_holdings, waiting_pods
 from fleetpack.device_plugin.silicon import NeuronResource, Refusal, ids_of, mask_of_ids
 from fleetpack.device_plugin.sources import (
@@ -227,25 +226,3 @@ def test_should_remember_what_annotations_say_of_live_pods() -> None:
     remembered = (Holding(pod="n/a", container="", resource=CORE, cores=parse_cores("4-7")),)
     assert remembered_holdings((pod,)) == remembered
     assert remembered_holdings((replace(pod, phase="Failed"),)) == ()
-
-
-PAGE = """\
-# HELP neuroncore_utilization_ratio Utilization.
-# TYPE neuroncore_utilization_ratio gauge
-neuroncore_utilization_ratio{neuroncore="4",runtime_tag="7"} 0.5
-neuroncore_utilization_ratio{neuroncore="9",runtime_tag="8"} 0.25
-# TYPE system_vcpu_count gauge
-system_vcpu_count 96
-"""
-
-
-def test_should_label_the_series_of_a_core_with_its_holder() -> None:
-    monitor = NeuronMonitor(lambda: shown(a="4-7").holdings)
-    assert list(monitor.collect()) == []
-    monitor.take_over(PAGE)
-    (family,) = monitor.collect()
-    own = {"namespace": "n", "pod": "a", "container": "server"}
-    assert [(sample.name, sample.labels, sample.value) for sample in family.samples] == [
-        ("neuroncore_utilization_ratio", {"neuroncore": "4", "runtime_tag": "7", **own}, 0.5),
-        ("neuroncore_utilization_ratio", {"neuroncore": "9", "runtime_tag": "8"}, 0.25),
-    ]

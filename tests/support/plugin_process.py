@@ -101,7 +101,7 @@ def plugin_account(cluster: Cluster, administrator: ApiClient, folder: Path) -> 
 class PluginProcess:
     """A running `fleetpack device-plugin`."""
 
-    def __init__(self, kubelet: KubeletSide, node: str, kubeconfig: Path, folder: Path) -> None:
+    def __init__(self, kubelet: KubeletSide, node: str, kubeconfig: Path, folder: Path, *options: str) -> None:
         self.kubelet = kubelet
         self.unhealthy_file = folder / "unhealthy"
         self._log = (folder / "log").open("a+")
@@ -116,6 +116,7 @@ class PluginProcess:
             f"--unhealthy-file={self.unhealthy_file}",
             "--http-host=127.0.0.1",
             "--http-port=0",
+            *options,
         ]
         self.process = subprocess.Popen(command, stderr=self._log)
 

@@ -8,6 +8,7 @@ Prometheus page on the node, its series with a `neuroncore` label are shown agai
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -32,8 +33,11 @@ CORE_LABEL = "neuroncore"
 class NeuronMonitor(Collector):
     """The latest page, joined with the holders whenever it is asked for."""
 
-    def __init__(self, holdings: Callable[[], tuple[Holding, ...]]) -> None:
+    def __init__(
+        self, holdings: Callable[[], tuple[Holding, ...]], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._holdings = holdings
+        self._clock = clock
         self._families: tuple[Metric, ...] = ()
         self._taken_at = -STALE_SECONDS
         self._is_complaining = False
@@ -44,7 +48,14 @@ class NeuronMonitor(Collector):
         self._families = tuple(
             family for family in families if any(CORE_LABEL in sample.labels for sample in family.samples)
         )
-        self._taken_at = time.monotonic()
+        self._taken_at = self._clock()
+
+    async def run(self, url: str) -> None:
+        """Read the page again and again, until cancelled."""
+        async with aiohttp.ClientSession(trust_env=False) as session:
+            while True:
+                await self.fetch(session, url)
+                await asyncio.sleep(PERIOD_SECONDS)
 
     async def fetch(self, session: aiohttp.ClientSession, url: str) -> None:
         """Read the page; what goes wrong is logged once."""
@@ -54,7 +65,8 @@ class NeuronMonitor(Collector):
                 self.take_over(await response.text())
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             if not self._is_complaining:
-                _logger.warning("cannot read neuron-monitor at %s: %s; trying again", url, error or "no answer in time")
+                reason = "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
+                _logger.warning("cannot read neuron-monitor at %s: %s; trying again", url, reason)
             self._is_complaining = True
         else:
             self._is_complaining = False
@@ -65,7 +77,7 @@ class NeuronMonitor(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Return the series with their holders."""
-        if time.monotonic() - self._taken_at >= STALE_SECONDS:
+        if self._clock() - self._taken_at >= STALE_SECONDS:
             return
         holders = _holders(self._holdings())
         for family in self._families:

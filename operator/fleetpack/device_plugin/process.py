@@ -20,8 +20,6 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import aiohttp
-
 from fleetpack.catalog import InstanceType, load_catalog
 from fleetpack.cluster.api_client import KubernetesClient
 from fleetpack.cluster.errors import Forbidden, KubernetesError, NotFound
@@ -29,7 +27,7 @@ from fleetpack.cluster.rate_limit import RateLimit
 from fleetpack.device_plugin.health import all_cores, cores_out_by_condition, named_cores
 from fleetpack.device_plugin.kubelet_server import ResourceServer
 from fleetpack.device_plugin.metrics import PluginMetrics
-from fleetpack.device_plugin.monitor import PERIOD_SECONDS, NeuronMonitor
+from fleetpack.device_plugin.monitor import NeuronMonitor
 from fleetpack.device_plugin.node_pods import NodePods, read_instance_type
 from fleetpack.device_plugin.plugin import DevicePlugin, Offer, ReadingUnavailableError
 from fleetpack.device_plugin.pod_resources import PodResources
@@ -191,7 +189,7 @@ class _Process:
         jobs += [
             self._watch_health(),
             self._serve(),
-            *([self._watch_monitor()] if self.settings.neuron_monitor_url else []),
+            *([self.monitor.run(url)] if (url := self.settings.neuron_monitor_url) else []),
         ]
         try:
             async with asyncio.TaskGroup() as group:
@@ -280,12 +278,6 @@ class _Process:
         if message != self._file_error:
             _logger.error("%s; what it said before still holds", message)
         self._file_error = message
-
-    async def _watch_monitor(self) -> None:
-        async with aiohttp.ClientSession(trust_env=False) as session:
-            while True:
-                await self.monitor.fetch(session, self.settings.neuron_monitor_url)
-                await asyncio.sleep(PERIOD_SECONDS)
 
     def _pods_changed(self) -> None:
         self.plugin.attention.set()
