@@ -22,21 +22,13 @@ from control_plane.errors import ControlPlaneError
 from control_plane.folders import exclusive_lock
 from control_plane.processes import ProcessRecord, end_processes, is_alive, log_end, start_process
 from control_plane.progress import say
+from kind_cluster import kernel_settings
 from kind_cluster.commands import run, without_proxies
 from kind_cluster.folders import engine_folder, engine_socket
 
 CGROUPS = Path("/sys/fs/cgroup")
 START_LIMIT_SECONDS = 60.0
 STOP_LIMIT_SECONDS = 20.0
-# Machine-wide settings that a kubelet changes (pkg/kubelet/cm/container_manager_linux.go, setupKernelTunables).
-KERNEL_SETTINGS = (
-    "vm/overcommit_memory",
-    "vm/panic_on_oom",
-    "kernel/panic",
-    "kernel/panic_on_oops",
-    "kernel/keys/root_maxkeys",
-    "kernel/keys/root_maxbytes",
-)
 SYS_RESOURCE = 24
 """CAP_SYS_RESOURCE in the kernel's numbering (capabilities(7))."""
 
@@ -62,8 +54,6 @@ class EngineState:
 
     process: ProcessRecord
     """`unshare`, whose one child is dockerd."""
-    kernel_settings: dict[str, str]
-    """As they were before."""
 
 
 def docker_host() -> str:
@@ -138,13 +128,13 @@ def _start() -> None:
         part.chmod(0o711)
     script = folder / "start.sh"
     script.write_text(_start_script(folder, needs_wrapper=not _has_sys_resource()))
-    settings = {name: Path("/proc/sys", name).read_text().strip() for name in KERNEL_SETTINGS}
     namespaces = ("--net", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child=KILL", "--mount-proc")
     log = folder / "dockerd.log"
     log.unlink(missing_ok=True)
     command = ("env", *_unset_proxies(), "unshare", *namespaces, "sh", str(script))
     process = start_process("dockerd", command, log=log)
-    _write_state(EngineState(process=process, kernel_settings=settings))
+    _write_state(EngineState(process=process))
+    kernel_settings.keep(folder, process)
     deadline_seconds = time.monotonic() + START_LIMIT_SECONDS
     while not _answers():
         if not is_alive(process) or time.monotonic() > deadline_seconds:
@@ -218,15 +208,13 @@ def _wait_for_end() -> None:
 
 
 def _clean_up() -> None:
-    """End what is left of a recorded engine, remove its cgroups, put the kernel's settings back, forget it."""
+    """End what is left of a recorded engine, remove its cgroups, put the kernel's settings back where it was the last, forget it."""
     state = _read_state()
     if state is None:
         return
     end_processes((state.process,), limit_seconds=STOP_LIMIT_SECONDS)
     _remove_cgroups()
-    for name, value in state.kernel_settings.items():
-        with contextlib.suppress(OSError):
-            Path("/proc/sys", name).write_text(value)
+    kernel_settings.give_back(engine_folder())
     engine_socket().unlink(missing_ok=True)
     _state_file().unlink()
 
@@ -253,7 +241,7 @@ def _state_file() -> Path:
 def _read_state() -> EngineState | None:
     try:
         content = json.loads(_state_file().read_text())
-        return EngineState(process=ProcessRecord(**content["process"]), kernel_settings=content["kernel_settings"])
+        return EngineState(process=ProcessRecord(**content["process"]))
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
@@ -264,10 +252,7 @@ def _read_state() -> EngineState | None:
 
 def _write_state(state: EngineState) -> None:
     record = state.process
-    content = {
-        "process": {"name": record.name, "process_id": record.process_id, "started": record.started},
-        "kernel_settings": state.kernel_settings,
-    }
+    content = {"process": {"name": record.name, "process_id": record.process_id, "started": record.started}}
     temporary = _state_file().with_suffix(".new")
     temporary.write_text(json.dumps(content, indent=1))
     temporary.replace(_state_file())
