@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventually import eventually
+from eventually import WAIT_LIMIT_SECONDS, eventually
 from fault_proxy import CutStream, DelayEvents, DropEvents, ErrorEvent, FaultProxy, Match, RefuseRequest
 from fleetpack.cluster.api_client import Json, KubernetesClient, Selector, resource_path
 from fleetpack.cluster.reflector import Key, ProjectedStore, Reflector, ReflectorSettings, Unreadable
@@ -204,7 +204,7 @@ async def running(client: KubernetesClient, world: World, **settings: Any) -> As
     cache = Cache(client, world.path, **settings)
     task = asyncio.create_task(cache.reflector.run())
     try:
-        await asyncio.wait_for(cache.reflector.synced.wait(), 10)
+        await asyncio.wait_for(cache.reflector.synced.wait(), WAIT_LIMIT_SECONDS)
         yield cache
     finally:
         task.cancel()
@@ -298,9 +298,9 @@ async def test_should_find_lost_deletions_at_the_next_periodic_list(
     async with running(client, world, watch_timeout_seconds=1, relist_period_seconds=2.0) as cache:
         await world.delete("a")
         await world.put(marker="1")
-        await cache.holds(a="1", b="2", marker="1")
         await cache.holds(b="2", marker="1")
         assert cache.deletions.seen == [("a", "1")]
+        # It was there until then: no event told of its end.
         assert cache.reflector.counts.deletions_found_by_list == 1
 
 
@@ -310,7 +310,9 @@ async def test_should_leave_a_stream_that_hangs(client: KubernetesClient, world:
     async with running(client, world, watch_inactivity_seconds=1.0) as cache:
         await world.put(a="1")
         await cache.holds(a="1")
-        assert (cache.reflector.counts.lists, cache.reflector.counts.failures) == (1, 1)
+        assert cache.reflector.counts.lists == 1
+        # On a busy machine another second may pass in silence.
+        assert cache.reflector.counts.failures >= 1
 
 
 @cluster_test
@@ -334,13 +336,15 @@ async def test_should_let_one_unreadable_object_harm_only_itself(client: Kuberne
 @cluster_test
 async def test_should_stay_young_while_nothing_happens(client: KubernetesClient, world: World) -> None:
     async with running(client, world, watch_timeout_seconds=1) as cache:
-        ages = []
-        for _ in range(30):
-            await asyncio.sleep(0.1)
-            age_seconds = cache.reflector.age_seconds(time.monotonic())
-            assert age_seconds is not None
-            ages.append(age_seconds)
-        assert max(ages) < 1.5
+        signs_of_life = set()
+
+        def age_began() -> int:
+            now_seconds = time.monotonic()
+            signs_of_life.add(round(now_seconds - (cache.reflector.age_seconds(now_seconds) or 0.0), 2))
+            return len(signs_of_life)
+
+        # The list, and each of the watches that the server ends every second.
+        await eventually(lambda: age_began() >= 5, what="five signs of life")
         assert (cache.reflector.counts.failures, cache.changes) == (0, 1)
 
 
@@ -356,12 +360,14 @@ async def test_should_age_while_the_server_is_away_and_recover(
         await world.put(b="2")
         await asyncio.sleep(1.0)
         assert (reflector.age_seconds(time.monotonic()) or 0.0) > 0.9
-        assert reflector.last_error is not None
+        await eventually(lambda: reflector.last_error is not None, what="an error")
         assert reflector.synced.is_set()
         assert cache.names() == {"a": "1"}
+        back_at_seconds = time.monotonic()
         await proxy.start()
         await cache.holds(a="1", b="2")
-        assert (reflector.age_seconds(time.monotonic()) or 0.0) < 0.5
+        now_seconds = time.monotonic()
+        assert (reflector.age_seconds(now_seconds) or 0.0) <= now_seconds - back_at_seconds
         assert reflector.counts.lists == 1, "a short absence costs no list"
 
 
@@ -375,7 +381,7 @@ async def test_should_have_no_age_before_the_first_list(
     await eventually(lambda: cache.reflector.counts.failures == 3)
     assert (cache.reflector.synced.is_set(), cache.reflector.age_seconds(time.monotonic())) == (False, None)
     proxy.heal()
-    await asyncio.wait_for(cache.reflector.synced.wait(), 5)
+    await asyncio.wait_for(cache.reflector.synced.wait(), WAIT_LIMIT_SECONDS)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
@@ -394,9 +400,10 @@ async def test_should_not_hammer_a_server_that_ends_every_watch_at_once(
 ) -> None:
     proxy.inject(CutStream(Match(verb="watch"), after_events=0))
     async with running(client, world):
-        await asyncio.sleep(1.5)
-    watches = [record for record in proxy.requests if record.verb == "watch"]
-    assert 3 <= len(watches) <= 20
+        started_at_seconds = time.monotonic()
+        await eventually(lambda: sum(record.verb == "watch" for record in proxy.requests) >= 9, what="nine watches")
+    # Pauses of at least half of 50, 100 and then 200 ms between them; eight, or seven where one watch was before we looked.
+    assert time.monotonic() - started_at_seconds >= 0.05 + 6 * 0.1 - 0.01
 
 
 @cluster_test
@@ -408,7 +415,7 @@ async def test_should_outlive_a_change_callback_that_fails(client: KubernetesCli
         client, world.path, x_of, on_change=fail, settings=ReflectorSettings(selector=Selector(labels="test"))
     )
     task = asyncio.create_task(reflector.run())
-    await asyncio.wait_for(reflector.synced.wait(), 5)
+    await asyncio.wait_for(reflector.synced.wait(), WAIT_LIMIT_SECONDS)
     await world.put(a="1")
     await eventually(lambda: list(reflector.store.values()) == ["1"])
     task.cancel()
@@ -433,7 +440,10 @@ async def test_should_end_equal_to_the_server_whatever_goes_wrong_on_the_way(
         proxy.inject(chance.choice(faults)(), times=1)
     truth: dict[str, str] = {}
     async with running(client, world, watch_timeout_seconds=1, list_page_limit=3) as cache:
-        for step in range(60):
+        for step in range(600):
+            # Faults come with requests and events: on a busy machine they take more steps.
+            if step >= 60 and cache.reflector.counts.failures >= 4:
+                break
             await asyncio.sleep(0.01)
             name = chance.choice("abcdefgh")
             if name not in truth:

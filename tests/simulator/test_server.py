@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from eventually import WAIT_LIMIT_SECONDS
 from fleetpack_simulator.engine import EngineProfile, Hardware, ModelShape, coefficients_for, prefill_seconds
 from fleetpack_simulator.registry import StaticRegistry
 from fleetpack_simulator.server import RunningServer, start_server
@@ -63,6 +64,20 @@ async def metrics(session: aiohttp.ClientSession, server: RunningServer, address
         for sample in family.samples
         if "le" not in sample.labels
     }
+
+
+async def until(
+    session: aiohttp.ClientSession, server: RunningServer, address: str, condition: Callable[[dict[str, float]], bool]
+) -> dict[str, float]:
+    """Return the first metrics of a replica for which something is so."""
+    async with asyncio.timeout(WAIT_LIMIT_SECONDS):
+        while not condition(shown := await metrics(session, server, address)):  # noqa: ASYNC110 (a page has no event)
+            await asyncio.sleep(0.01)
+    return shown
+
+
+def is_under_way(shown: dict[str, float]) -> bool:
+    return shown["vllm:num_requests_running"] > 0
 
 
 async def stream(session: aiohttp.ClientSession, target: str, body: dict[str, Any]) -> tuple[list[float], list[Any]]:
@@ -126,20 +141,21 @@ async def test_should_keep_the_replicas_apart_by_the_address_that_is_called(
 async def test_should_show_running_and_waiting_under_the_names_of_vllm(
     server: RunningServer, session: aiohttp.ClientSession
 ) -> None:
-    body = {"prompt_tokens": 10, "max_tokens": 150}
+    body = {"prompt_tokens": 10, "max_tokens": 300}
     streams = [asyncio.create_task(stream(session, url(server, SECOND), body)) for _ in range(3)]
-    await asyncio.sleep(0.1)
 
-    during = await metrics(session, server, SECOND)
+    def all_are_there(shown: dict[str, float]) -> bool:
+        running, waiting = shown["vllm:num_requests_running"], shown["vllm:num_requests_waiting"]
+        return (running, waiting) == (1, 2) and shown["vllm:generation_tokens_total"] > 0
+
+    during = await until(session, server, SECOND, all_are_there)
     await asyncio.gather(*streams)
     after = await metrics(session, server, SECOND)
 
-    assert (during["vllm:num_requests_running"], during["vllm:num_requests_waiting"]) == (1, 2)
-    assert during["vllm:generation_tokens_total"] > 0
     assert during["vllm:kv_cache_usage_perc"] > 0
     assert after["vllm:num_requests_running"] == after["vllm:num_requests_waiting"] == 0
     assert after["vllm:prompt_tokens_total"] == 30
-    assert after["vllm:generation_tokens_total"] == 450
+    assert after["vllm:generation_tokens_total"] == 900
     assert after["vllm:request_success_totallength"] == 3
     for name in ("time_to_first_token_seconds", "e2e_request_latency_seconds", "request_queue_time_seconds"):
         assert after[f"vllm:{name}_count"] == 3
@@ -160,7 +176,7 @@ async def test_should_reset_the_streams_of_a_replica_that_goes_away(
     server: RunningServer, session: aiohttp.ClientSession, registry: StaticRegistry
 ) -> None:
     running = asyncio.create_task(stream(session, url(server, FIRST), {"prompt_tokens": 10, "max_tokens": 2000}))
-    await asyncio.sleep(0.1)
+    await until(session, server, FIRST, is_under_way)
 
     registry.remove(FIRST)
 
@@ -174,7 +190,7 @@ async def test_should_free_the_slot_of_a_client_that_goes_away(
     server: RunningServer, session: aiohttp.ClientSession
 ) -> None:
     running = asyncio.create_task(stream(session, url(server, SECOND), {"prompt_tokens": 10, "max_tokens": 2000}))
-    await asyncio.sleep(0.1)
+    await until(session, server, SECOND, is_under_way)
 
     running.cancel()
     # The next request gets the only slot.

@@ -78,7 +78,7 @@ class ThreadedProxy(FaultProxy):
 
     def wait_for(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a piece of work in the proxy's thread and wait for its end."""
-        asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout=20.0)
+        asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout=120.0)
 
 
 @contextlib.contextmanager
@@ -93,5 +93,5 @@ def proxy_running(kubeconfig: Path) -> Iterator[ThreadedProxy]:
     finally:
         proxy.wait_for(proxy.stop())
         proxy.loop.call_soon_threadsafe(proxy.loop.stop)
-        thread.join(timeout=10.0)
+        thread.join(timeout=120.0)
         proxy.loop.close()

@@ -33,6 +33,8 @@ from kubernetes.aio import config as official_config
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 
+from control_plane.ports import free_ports
+
 kubernetes_config: Any = official_config
 
 WRITE_VERBS = frozenset({"create", "update", "patch", "delete"})
@@ -174,7 +176,7 @@ class FaultProxy:
     requests: list[RequestRecord] = field(default_factory=list)
     writes_counted: int = 0
     port: int = 0
-    """0: the system chooses one at the first start, and a restart keeps it."""
+    """0: a free one is chosen at the first start, and a restart keeps it."""
     _rules: list[_Rule] = field(default_factory=list)
     _write_hooks: list[_WriteHook] = field(default_factory=list)
     _connection: Any = None
@@ -216,10 +218,17 @@ class FaultProxy:
         # Cancellation: when a client goes away, its watch upstream must go too.
         self._runner = web.AppRunner(application, handler_cancellation=True, access_log=None, shutdown_timeout=0.5)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
-        await site.start()
-        assert site._server is not None
-        self.port = site._server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
+        # Below the ports that the kernel gives to outgoing connections: nobody takes ours while we are stopped.
+        candidates = [self.port] if self.port else free_ports([f"candidate {number}" for number in range(8)]).values()
+        for port in candidates:
+            try:
+                await web.TCPSite(self._runner, "127.0.0.1", port, reuse_address=True).start()
+            except OSError:
+                continue
+            self.port = port
+            return
+        await self.stop()
+        raise RuntimeError(f"the proxy cannot listen on any of the ports {list(candidates)}")
 
     async def stop(self) -> None:
         """Stop listening; connections end, new ones are refused."""

@@ -101,7 +101,7 @@ class KubeletSide:
             await context.abort(grpc.StatusCode.UNKNOWN, f"requested API version {request.version!r} is not supported")
         await self._forget(request.resource_name)
         channel = grpc.aio.insecure_channel(f"unix://{self.folder / request.endpoint}")
-        await asyncio.wait_for(channel.channel_ready(), 5.0)
+        await asyncio.wait_for(channel.channel_ready(), 60.0)
         options = await _device_services.DevicePluginStub(channel).GetDevicePluginOptions(api_pb2.Empty())
         assert options.get_preferred_allocation_available
         endpoint = Endpoint(channel=channel, listener=asyncio.create_task(asyncio.sleep(0)))

@@ -31,7 +31,9 @@ from typing import Protocol
 
 import pytest
 
-READY_LIMIT_SECONDS = 40.0
+from control_plane.ports import free_ports
+
+READY_LIMIT_SECONDS = 120.0
 """Generous: the machine may be busy with other things."""
 
 
@@ -112,7 +114,7 @@ class OperatorProcess:
 
     def metrics(self) -> str:
         """Return its metrics page."""
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=5.0) as answer:
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=60.0) as answer:
             text: str = answer.read().decode()
         return text
 
@@ -127,10 +129,12 @@ class OperatorProcess:
         assert self._process is not None, f"operator {self.identity} was never started"
         self._process.terminate()
         try:
-            return self._process.wait(timeout=20.0)
+            return self._process.wait(timeout=READY_LIMIT_SECONDS)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise AssertionError(f"operator {self.identity} did not end within 20 s:\n{self.log_end()}") from None
+            raise AssertionError(
+                f"operator {self.identity} did not end in {READY_LIMIT_SECONDS:.0f} s:\n{self.log_end()}"
+            ) from None
 
     def restart(self) -> OperatorProcess:
         """Start it again, under the same identity."""
@@ -241,7 +245,7 @@ class Engines:
 
     kubeconfig: Path
     log: Path
-    port: int = field(default_factory=lambda: free_port())
+    port: int = field(default_factory=lambda: free_ports(("engines",))["engines"])
     _process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Engines:
@@ -280,14 +284,7 @@ class Engines:
 
     def _ask(self, address: str, output_tokens: int) -> socket.socket:
         body = f'{{"model": "any", "prompt": "hello", "max_tokens": {output_tokens}, "stream": true}}'
-        connection = socket.create_connection((address, self.port), timeout=5.0)
+        connection = socket.create_connection((address, self.port), timeout=60.0)
         head = f"POST /v1/completions HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n"
         connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
         return connection
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -128,7 +128,7 @@ class PluginProcess:
         """Ask the plugin's own port."""
         port = self.log().partition("/livez and /readyz on port ")[2].split()[0]
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5.0) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60.0) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -144,7 +144,7 @@ class PluginProcess:
         """Ask it to end, as a kubelet does, and wait."""
         self.process.send_signal(signal.SIGTERM)
         try:
-            await asyncio.to_thread(self.process.wait, 15.0)
+            await asyncio.to_thread(self.process.wait, 60.0)
         finally:
             self.process.kill()
             self.process.wait()

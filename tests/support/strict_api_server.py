@@ -23,7 +23,7 @@ from control_plane.ports import free_ports
 from control_plane.processes import log_end
 from control_plane.state import read_state
 
-START_LIMIT_SECONDS = 60.0
+START_LIMIT_SECONDS = 120.0
 
 
 @contextlib.contextmanager

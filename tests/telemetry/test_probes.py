@@ -38,6 +38,14 @@ async def ask(probes: Mapping[str, Probe]) -> tuple[int, dict[str, tuple[bool, s
         return await fetch(port, "/livez")
 
 
+def seconds_in(message: str, form: str) -> float:
+    """Return the number of seconds in a message; a busy machine may have taken some between setting and asking."""
+    before, _, after = form.partition("{}")
+    found = re.fullmatch(rf"{re.escape(before)}(\d+(?:\.\d+)?){re.escape(after)}", message)
+    assert found is not None, message
+    return float(found[1])
+
+
 async def fetch(port: int, path: str) -> tuple[int, dict[str, tuple[bool, str]]]:
     async with httpx.AsyncClient(trust_env=False) as client:
         answer = await client.get(f"http://127.0.0.1:{port}{path}")
@@ -93,14 +101,15 @@ async def test_should_say_that_no_pass_has_ended_for_a_minute(operator: _Operato
     operator.loop.last_pass_at = time.monotonic() - FAILING_SECONDS - 1
     status, checks = await ask(operator.liveness())
     assert (status, checks["control-loop"][0], checks["caches"][0]) == (503, False, True)
-    assert re.fullmatch(r"last pass 61\.\d s ago", checks["control-loop"][1])
+    assert 61.0 <= seconds_in(checks["control-loop"][1], "last pass {} s ago") < 90.0
 
 
 async def test_should_say_which_cache_time_has_passed_without_news(operator: _Operator) -> None:
     hear(operator, ago_seconds=STALE_CACHE_SECONDS + 1)
     status, checks = await ask(operator.liveness())
     assert (status, checks["control-loop"][0]) == (503, True)
-    assert checks["caches"] == (False, "oldest cache heard from the API server 91 s ago")
+    assert not checks["caches"][0]
+    assert 91.0 <= seconds_in(checks["caches"][1], "oldest cache heard from the API server {} s ago") < 120.0
 
 
 async def test_should_take_the_oldest_cache_for_all(operator: _Operator) -> None:
@@ -134,12 +143,20 @@ async def hang(*_: object) -> Any:
 async def test_should_count_only_passes_that_end_well(
     operator: _Operator, read: Any, leading: bool, status: int
 ) -> None:
-    loop = control_loop(operator, reader=Mock(read=read), is_leading=lambda: leading)
-    loop.last_pass_at = time.monotonic() - FAILING_SECONDS - 1
+    reads = 0
+
+    def note_and_read(*arguments: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return read(*arguments)
+
+    loop = control_loop(operator, reader=Mock(read=note_and_read), is_leading=lambda: leading)
+    long_ago = loop.last_pass_at = time.monotonic() - FAILING_SECONDS - 1
     operator.loop = loop
     stopping = asyncio.Event()
     task = asyncio.create_task(loop.run(stopping))
-    await asyncio.sleep(0.3)
+    await eventually(lambda: reads or loop.last_pass_at > long_ago, what="the middle of a pass, or its end")
+    await asyncio.sleep(0.05)
     answer, checks = await ask(operator.liveness())
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -178,20 +195,22 @@ async def test_should_say_that_nobody_reads_the_kubelets_list(plugin: _Process) 
     plugin._read_at = time.monotonic() - STALLED_SECONDS - 1
     status, checks = await ask(plugin.liveness())
     assert (status, checks["registration"][0]) == (503, True)
-    assert checks["reader"] == (False, "the kubelet's list was asked for 61 s ago")
+    assert not checks["reader"][0]
+    assert 61.0 <= seconds_in(checks["reader"][1], "the kubelet's list was asked for {} s ago") < 90.0
 
 
 async def test_should_say_that_nobody_looks_at_the_kubelets_socket(plugin: _Process) -> None:
     plugin.registrar._looked_at = time.monotonic() - 4 * REGISTER_SECONDS - 1
     status, checks = await ask(plugin.liveness())
     assert (status, checks["reader"][0]) == (503, True)
-    assert checks["registration"] == (False, "looked at the kubelet's socket 61 s ago")
+    assert not checks["registration"][0]
+    assert 61.0 <= seconds_in(checks["registration"][1], "looked at the kubelet's socket {} s ago") < 90.0
 
 
 async def test_should_move_both_clocks_while_it_works(plugin: _Process) -> None:
-    plugin._read_at = plugin.registrar._looked_at = time.monotonic() - STALLED_SECONDS - 1
+    long_ago = plugin._read_at = plugin.registrar._looked_at = time.monotonic() - STALLED_SECONDS - 1
     tasks = [asyncio.create_task(plugin.registrar.run()), asyncio.create_task(plugin._keep_reading())]
-    await asyncio.sleep(0.1)
+    await eventually(lambda: min(plugin._read_at, plugin.registrar._looked_at) > long_ago, what="both clocks moved")
     status, _ = await ask(plugin.liveness())
     for task in tasks:
         task.cancel()
@@ -227,8 +246,9 @@ async def test_should_serve_probes_before_an_api_server_answers(
     monkeypatch.setattr("fleetpack.device_plugin.process.STALLED_SECONDS", 0.0)
     stalled, _ = await fetch(port, "/livez")
     stopping.set()
-    await asyncio.wait_for(running, 5.0)
+    await asyncio.wait_for(running, 60.0)
 
     assert (live, ready, stalled) == (200, 503, 503)
-    assert why == {"machine": (True, "the API server was asked for the node 0 s ago")}
+    assert why["machine"][0]
+    assert seconds_in(why["machine"][1], "the API server was asked for the node {} s ago") < 60.0
     assert unready == {"machine": (False, "waiting for the API server to tell the node's instance type")}
