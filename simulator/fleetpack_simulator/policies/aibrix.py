@@ -5,7 +5,8 @@ vllm-project/aibrix pkg/controller/podautoscaler/algorithm/apa.go (`computeTarge
 cooldown on the way up, 300 s on the way down, in which the highest recommendation counts (as its documentation says; the source of 2026
 takes the lowest, which is no cooldown at all). While replicas are on their way `applyPendingReplicaGuard` of autoscaler.go takes them
 for idle on the way up and for just at the target on the way down. Use is ongoing requests per Pod, read from the Pods, averaged over
-the window; with no Pod there is no value, and it waits.
+the window; with no Pod there is no value, and it waits. Pods that do not answer are left out of the mean; when none answers, nothing is
+decided (metrics/collector.go, `CollectMetrics`).
 """
 
 from __future__ import annotations
@@ -59,7 +60,10 @@ class AibrixAutoscaler:
         """Recommend, and go down only to what has sufficed for the whole cooldown."""
         if not model.pods:
             return None if model.desired_replicas else model.minimum_replicas or None
-        self._use.add(now_seconds, ongoing_in_pods(model) / len(model.pods))
+        answering = [pod for pod in model.pods if pod.answered]
+        if not answering:
+            return None
+        self._use.add(now_seconds, ongoing_in_pods(answering) / len(answering))
         current = model.desired_replicas
         wanted = bounded(guarded(current, len(model.pods), self._use.mean, self._target), model)
         self._recommendations.add(now_seconds, wanted)

@@ -8,11 +8,11 @@ originals apply them before their own damping; the world applies them again.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from fleetpack_simulator.policies.targets import ReplicaTargets
-from fleetpack_simulator.world.policy import ModelView, PolicyView
+from fleetpack_simulator.world.policy import ModelView, PodView, PolicyView
 
 
 class Controller(Protocol):
@@ -68,23 +68,36 @@ class Window:
     def add(self, now_seconds: float, value: float) -> None:
         """Take a sample, and forget those that are a whole window old."""
         self._samples.append((now_seconds, value))
-        while self._samples[0][0] <= now_seconds - self._length_seconds:
+        self.forget(now_seconds)
+
+    def forget(self, now_seconds: float) -> None:
+        """Forget samples that are a whole window old, also when no other one has come."""
+        while self._samples and self._samples[0][0] <= now_seconds - self._length_seconds:
             self._samples.popleft()
+
+    def clear(self) -> None:
+        """Forget all samples."""
+        self._samples.clear()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no sample."""
+        return not self._samples
 
     @property
     def mean(self) -> float:
-        """Mean of the samples; there is always one."""
+        """Mean of the samples, of which there must be one."""
         return sum(value for _, value in self._samples) / len(self._samples)
 
     @property
     def highest(self) -> float:
-        """Highest of the samples."""
+        """Highest of the samples, of which there must be one."""
         return max(value for _, value in self._samples)
 
 
-def ongoing_in_pods(model: ModelView) -> float:
+def ongoing_in_pods(pods: Iterable[PodView]) -> float:
     """Return requests in engines, as the Pods' own metrics last said."""
-    return sum(pod.waiting + pod.running for pod in model.pods)
+    return sum(pod.waiting + pod.running for pod in pods)
 
 
 def bounded(replicas: int, model: ModelView) -> int:

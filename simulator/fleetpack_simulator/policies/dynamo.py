@@ -1,10 +1,12 @@
 """NVIDIA Dynamo's load loop: one replica at a time, every 5 s, by the fullness of each engine's KV cache.
 
-ai-dynamo/dynamo components/src/dynamo/planner/core/load_scaling.py (`_agg_easy_decision`) and config/planner_config.py: with the target
-`throughput`, the default, one more when any engine has more tokens scheduled and queued than its cache holds, one fewer when every
-engine is below 60 %; with the target `latency` 40 % and 10 %. Nothing while a change is under way or no engine tells anything; never
-below one (`min_endpoint`). Tokens in use are the engine's reserved share of the cache, queued ones are waiting requests at the mean
-prompt. Both targets force the predictive loop (180 s) off; the target `sla`, which has it and regressions, is not here.
+ai-dynamo/dynamo components/src/dynamo/planner/core/load_scaling.py (`_agg_easy_decision`) and config/planner_config.py: with the
+target `throughput`, the default, one more when any engine has more tokens scheduled and queued than its cache holds, one fewer when
+every engine is below 60 %; with the target `latency` 40 % and 10 %. Nothing while a change is under way or no engine tells anything;
+never below one (`min_endpoint`). Engines push what they say, and the last word of each counts until it is gone (`FpmEventSubscriber`,
+tracking), so a report that does not come changes nothing. Tokens in use are the engine's reserved share of the cache, queued ones are
+waiting requests at the mean prompt. Both targets force the predictive loop (180 s) off; the target `sla`, which has it and
+regressions, is not here.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ knative/serving pkg/autoscaler/scaling/autoscaler.go (`Scale`) and multiscaler.g
 knative.dev/docs/serving/autoscaling/kpa-specific for the defaults: panic at 200 % of the ready Pods, up by a factor of 1000 at most,
 down by a factor of 2. While it panics it never goes down; it calms down once nothing has crossed the threshold for a stable window.
 Concurrency is what the gateway holds and the replicas have, as activator and queue-proxy report it, sampled at each tick (the
-original: each second).
+original: each second). When nobody reports, the windows go on over what is left in them, an empty panic window is 0, and with an empty
+stable window there is no decision; a report after a gap makes the gap one of zeros (pkg/autoscaler/aggregation/bucketing.go).
 """
 
 from __future__ import annotations
@@ -34,12 +35,27 @@ class KnativeAutoscaler:
         self._panic_since_seconds: float | None = None
         self._panic_replicas = 0
         self._started = False
+        self._silent_at: list[float] = []
+        """Ticks without a sample since the last one that had one."""
 
     def decide(self, now_seconds: float, model: ModelView) -> int | None:
         """Sample the concurrency and scale."""
-        self._stable.add(now_seconds, float(model.outstanding))
-        self._panic.add(now_seconds, float(model.outstanding))
-        return self.scale(now_seconds, self._stable.mean, self._panic.mean, len(model.pods))
+        windows = (self._stable, self._panic)
+        for window in windows:
+            window.forget(now_seconds)
+        if model.gateway_answered:
+            for window in windows:
+                if not window.is_empty:
+                    for silent_at in self._silent_at:
+                        window.add(silent_at, 0.0)
+                window.add(now_seconds, model.outstanding)
+            self._silent_at.clear()
+        else:
+            self._silent_at.append(now_seconds)
+        if self._stable.is_empty:
+            return None
+        panic = 0.0 if self._panic.is_empty else self._panic.mean
+        return self.scale(now_seconds, self._stable.mean, panic, len(model.pods))
 
     def scale(self, now_seconds: float, stable: float, panic: float, ready: int) -> int:
         """Return the wanted replicas for the concurrency of both windows."""

@@ -2,7 +2,8 @@
 
 substratusai/kubeai internal/modelautoscaler/autoscaler.go, internal/modelclient/scale.go, internal/movingaverage (a ring that begins
 with zeros) and the chart's values: every 10 s, 60 samples, `scaleDownDelaySeconds` 30, so three decisions in a row before it goes
-down. From zero the proxy asks for one replica at once; here at the next decision.
+down. From zero the proxy asks for one replica at once; here at the next decision. When its own proxies' pages cannot be read, a
+decision is left out, and the mean gets no sample.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class KubeaiAutoscaler:
 
     def decide(self, now_seconds: float, model: ModelView) -> int | None:
         """Average, divide, round up; go down only when asked often enough in a row."""
+        if not model.gateway_answered:
+            return None
         current = model.desired_replicas
         wanted = bounded(math.ceil(self._average.add(float(model.outstanding)) / self._target), model)
         if current == 0 and model.outstanding > 0:

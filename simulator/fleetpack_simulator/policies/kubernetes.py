@@ -3,13 +3,16 @@
 HPA: kubernetes.io/docs/tasks/run-application/horizontal-pod-autoscale ("Algorithm details", "Configurable scaling behavior"), and
 pkg/controller/podautoscaler in kubernetes/kubernetes. Every 15 s: ceil(current · metric / target), nothing within a tolerance of 0.1.
 Pods that run without a metric (an engine that loads its model answers nobody) count as 0 on the way up and as the target on the way
-down; pending ones as 0 on the way up, and not at all on the way down; neither turns the direction around. A Deployment makes all its
-Pods at once, so a replica that is wanted and has no machine yet is a pending Pod. Up at once by at most 100 % or 4 Pods (the larger)
-in 15 s; down to the highest recommendation of 300 s.
+down; pending ones as 0 on the way up, and not at all on the way down; neither turns the direction around. A Pod whose scrape failed
+has no metric (Prometheus marks its series stale at once); with no metric at all the number stays. A Deployment makes all its Pods at
+once, so a replica that is wanted and has no machine yet is a pending Pod. Up at once by at most 100 % or 4 Pods (the larger) in 15 s;
+down to the highest recommendation of 300 s.
 
 KEDA: keda.sh/docs/latest/concepts/scaling-deployments. KEDA itself only goes between 0 and 1: it looks every 30 s and lets 300 s
 (`cooldownPeriod`) go by since the last activity before it takes the last replica; between 1 and N an HPA acts on KEDA's external
 metric, a total over the target. The HPA is on queue depth, KEDA on ongoing requests at the gateway, which exist with no replica too.
+When the gateway does not answer, neither does anything (`isError` without `fallback`, which is off by default: no activation, and no
+way to zero; the HPA fails to get its metric).
 """
 
 from __future__ import annotations
@@ -150,7 +153,7 @@ class QueueDepthAutoscaler:
         if current == 0:
             # An HPA is off at zero replicas; somebody else has to start the first.
             return max(1, model.minimum_replicas)
-        values = {pod.name: pod.waiting for pod in model.pods if pod.read_at_seconds is not None}
+        values = {pod.name: pod.waiting for pod in model.pods if pod.read_at_seconds is not None and pod.answered}
         missing = model.starting_replicas + len(model.pods) - len(values)
         pending = max(0, current - len(model.pods) - model.starting_replicas)
         recommended = per_pod_recommendation(
@@ -175,13 +178,15 @@ class KedaAutoscaler:
         current = model.desired_replicas
         if now_seconds - self._polled_seconds >= POLLING_SECONDS:
             self._polled_seconds = now_seconds
+            if not model.gateway_answered:
+                return None
             if model.outstanding > 0:
                 self._active_seconds = now_seconds
             if current == 0:
                 return 1 if model.outstanding > 0 else None
             if model.minimum_replicas == 0 and now_seconds - self._active_seconds > COOLDOWN_SECONDS:
                 return 0
-        if current == 0:
+        if current == 0 or not model.gateway_answered:
             return None
         recommended = total_recommendation(float(model.outstanding), self._target, current)
         return self._behavior.apply(now_seconds, current, max(1, bounded(recommended, model)))

@@ -10,6 +10,10 @@ smaller of 80 % of its cache (k1) and what it can compute (k2): what it had in u
 what the engine's own arguments say (`estimateCapacityFromParams`, with vLLM's default of 8,192 tokens a step). More at 85 % of what is
 there or coming, fewer at 70 % of what is ready.
 
+Both ask Prometheus for the highest value of each Pod in a minute (`max_over_time(...[1m])`, internal/collector/registration), so a
+Pod whose scrapes fail reports for a minute more, and then no more; with no report at all nothing is decided. A scheduler queue
+without an answer counts as none. V2 takes the last value here instead of the minute's highest.
+
 Both decide every 15 s (`DefaultOptimizationInterval`), and an HPA with 60 s of stabilisation on the way down acts on the result, as
 the project's README advises.
 """
@@ -92,19 +96,25 @@ class SpareCapacityAutoscaler:
 
     def decide(self, now_seconds: float, model: ModelView) -> int | None:
         """Take the highest values of a minute, decide, and let the HPA act."""
-        known = _known(model)
-        names = {pod.name for pod in known}
+        names = {pod.name for pod in model.pods}
         self._peaks = {name: peaks for name, peaks in self._peaks.items() if name in names}
-        if not known:
+        peaks = [self._peak(now_seconds, pod) for pod in model.pods]
+        loads = [peak for peak in peaks if peak is not None]
+        if not loads:
             return None if model.desired_replicas else max(1, model.minimum_replicas)
-        loads = [self._peak(now_seconds, pod) for pod in known]
         wanted = bounded(max(1, spare_capacity_decision(loads, model.desired_replicas)), model)
         return self._behavior.apply(now_seconds, model.desired_replicas, wanted)
 
-    def _peak(self, now_seconds: float, pod: PodView) -> ReplicaLoad:
+    def _peak(self, now_seconds: float, pod: PodView) -> ReplicaLoad | None:
+        """Return the highest values of the last minute; None: nothing was read in it."""
         cache, queue = self._peaks.setdefault(pod.name, (Window(PEAK_WINDOW_SECONDS), Window(PEAK_WINDOW_SECONDS)))
-        cache.add(now_seconds, pod.kv_cache_usage * self._targets.kv_usage_scale)
-        queue.add(now_seconds, pod.waiting)
+        if _reports(pod):
+            cache.add(now_seconds, pod.kv_cache_usage * self._targets.kv_usage_scale)
+            queue.add(now_seconds, pod.waiting)
+        cache.forget(now_seconds)
+        queue.forget(now_seconds)
+        if cache.is_empty:
+            return None
         return ReplicaLoad(kv_cache_usage=cache.highest, waiting=queue.highest)
 
 
@@ -115,19 +125,29 @@ class TokenAutoscaler:
         self._targets = targets
         self._behavior = Behavior(down_stabilization_seconds=DOWN_STABILIZATION_SECONDS)
         self._observed: deque[float] = deque(maxlen=HISTORY_SAMPLES)
+        self._heard: dict[str, float] = {}
+        """By Pod, when its numbers were last new."""
 
     def decide(self, now_seconds: float, model: ModelView) -> int | None:
         """Add up tokens and compare with capacities, and let the HPA act."""
-        known = _known(model)
+        known = self._known(now_seconds, model)
         if not known:
             return None if model.desired_replicas else max(1, model.minimum_replicas)
         usages = [pod.kv_cache_usage * self._targets.kv_usage_scale for pod in known]
         capacities = [self.capacity(usage, pod.waiting) for usage, pod in zip(usages, known, strict=True)]
         in_use = sum(usages) * self._targets.kv_capacity_tokens
-        queued = (sum(pod.waiting for pod in known) + model.held) * self._targets.prompt_tokens
+        held = model.held if model.gateway_answered else 0.0
+        queued = (sum(pod.waiting for pod in known) + held) * self._targets.prompt_tokens
         coming = max(model.starting_replicas, model.desired_replicas - len(known))
         wanted = bounded(max(1, token_decision(capacities, in_use + queued, coming)), model)
         return self._behavior.apply(now_seconds, model.desired_replicas, wanted)
+
+    def _known(self, now_seconds: float, model: ModelView) -> list[PodView]:
+        """Return the Pods that have reported within a minute."""
+        heard = {pod.name: now_seconds if _reports(pod) else self._heard.get(pod.name) for pod in model.pods}
+        self._heard = {name: at for name, at in heard.items() if at is not None}
+        since = now_seconds - PEAK_WINDOW_SECONDS
+        return [pod for pod in model.pods if self._heard.get(pod.name, -math.inf) > since]
 
     def capacity(self, kv_cache_usage: float, waiting: float) -> float:
         """Return the tokens that a replica holds: by memory, or by what it can compute, if that is less."""
@@ -148,8 +168,8 @@ def steady_tokens(targets: ReplicaTargets) -> float:
     return requests * targets.tokens_per_request
 
 
-def _known(model: ModelView) -> list[PodView]:
-    return [pod for pod in model.pods if pod.read_at_seconds is not None]
+def _reports(pod: PodView) -> bool:
+    return pod.read_at_seconds is not None and pod.answered
 
 
 def wva_v1(targets: Mapping[str, ReplicaTargets]) -> PerModelPolicy:

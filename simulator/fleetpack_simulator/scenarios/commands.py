@@ -22,7 +22,8 @@ from fleetpack_simulator.report.page import page_of
 from fleetpack_simulator.report.payload import payload_of
 from fleetpack_simulator.report.records import load_of, record_of
 from fleetpack_simulator.scenarios.changes import change_entry
-from fleetpack_simulator.scenarios.loading import Scenario, fault_entry, load_scenario
+from fleetpack_simulator.scenarios.faults import fault_entry
+from fleetpack_simulator.scenarios.loading import Scenario, load_scenario
 from fleetpack_simulator.scenarios.manifests import ScenarioError
 from fleetpack_simulator.scenarios.summary import ModelSummary, RunSummary, summarize
 from fleetpack_simulator.scenarios.swarm import SwarmOutcome, play_seed

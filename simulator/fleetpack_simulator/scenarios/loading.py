@@ -11,7 +11,7 @@
       default/code: {generator: spike, options: {ratePerSecond: 4, peakRatePerSecond: 20}}
     startup: {default/chat: 90s}                                    instead of what the manifest says
     delays: {imagePull: 20s, ...}                                   see world/setting.py
-    faults: [{kind: node-failure, at: 5m}, {kind: metrics-missing, at: 8m, duration: 1m, share: 0.5}]
+    faults: [{kind: node-failure, at: 5m}]                          see scenarios/faults.py
     changes: [{at: 9m, deployment: default/chat, maxReplicas: 8}]   see scenarios/changes.py
 
 A `file` is relative to this file, else to the folder of traces that was named; a trace given for a model replaces the file or generator
@@ -33,9 +33,18 @@ import yaml
 
 from fleetpack.core.fleet import Node
 from fleetpack_simulator.scenarios.changes import read_changes
-from fleetpack_simulator.scenarios.manifests import Manifests, ScenarioError, machines, seconds_of
-from fleetpack_simulator.workload import GENERATORS, GeneratorOptions, Request, compress, generate, read_trace, within
-from fleetpack_simulator.world.faults import OF_MODELS, Fault, FaultKind
+from fleetpack_simulator.scenarios.faults import Targets, read_faults
+from fleetpack_simulator.scenarios.manifests import Manifests, ScenarioError, UnderstoodModel, machines, seconds_of
+from fleetpack_simulator.workload import (
+    GENERATOR_OPTIONS,
+    GENERATORS,
+    GeneratorOptions,
+    Request,
+    compress,
+    generate,
+    read_trace,
+    within,
+)
 from fleetpack_simulator.world.setting import Delays, ModelSetting, WorldSetting
 
 _COPY_SPREAD_SECONDS = 10.0
@@ -141,6 +150,7 @@ def _add_file(manifests: Manifests, path: Path) -> None:
 
 def _setting(given: Mapping[str, Any], manifests: Manifests, path: Path, seed: int) -> WorldSetting:
     duration_seconds = seconds_of(given.get("duration", "10m"), "duration")
+    tail_seconds = seconds_of(given.get("tail", "5m"), "tail")
     pools = manifests.understood_pools()
     startup = {_key(name): seconds_of(value, f"startup.{name}") for name, value in (given.get("startup") or {}).items()}
     understood = manifests.models(pools, startup)
@@ -148,37 +158,28 @@ def _setting(given: Mapping[str, Any], manifests: Manifests, path: Path, seed: i
     unknown = sorted((set(loads) | set(startup)) - {model.deployment.key for model in understood})
     if unknown:
         raise ScenarioError(f"scenario {path}: {', '.join(unknown)}: no InferenceDeployment of that name")
-    models = []
-    for index, model in enumerate(understood):
-        entries = loads.get(model.deployment.key, [])
-        parts = [
-            _load(entry, path.parent, duration_seconds, (seed, index, part))
-            for part, entry in enumerate(entries if isinstance(entries, list) else [entries])
-        ]
-        requests = sorted((one for part in parts for one in part), key=lambda one: one.arrival_seconds)
-        models.append(
-            ModelSetting(
-                deployment=model.deployment,
-                engines=model.engines,
-                startup_seconds=model.startup_seconds,
-                image=model.image,
-                load=within(requests, 0.0, duration_seconds),
-                objective_ttft_seconds=model.objective_ttft_seconds,
-                objective_percentile=model.objective_percentile,
-            )
-        )
+    models = tuple(
+        _model(model, loads.get(model.deployment.key, []), path, duration_seconds, (seed, index))
+        for index, model in enumerate(understood)
+    )
     nodes: list[Node] = []
     for entry in given.get("nodes") or ():
         _known(entry, {"pool", "instanceType", "count"}, f"scenario {path}: nodes")
         nodes.extend(machines(pools, entry["pool"], entry["instanceType"], int(entry.get("count", 1))))
     return WorldSetting(
-        models=tuple(models),
+        models=models,
         pools=tuple(entry.pool for entry in pools),
         nodes=tuple(nodes),
         boots=manifests.boots(),
-        faults=tuple(
-            _fault(entry, frozenset(model.deployment.key for model in understood))
-            for entry in given.get("faults") or ()
+        faults=read_faults(
+            given.get("faults") or (),
+            Targets(
+                models=tuple(model.deployment.key for model in understood),
+                nodes=tuple(nodes),
+                pools=tuple(entry.pool for entry in pools),
+                end_seconds=duration_seconds + tail_seconds,
+            ),
+            f"scenario {path}: faults",
         ),
         changes=read_changes(
             given.get("changes") or (),
@@ -187,43 +188,67 @@ def _setting(given: Mapping[str, Any], manifests: Manifests, path: Path, seed: i
         ),
         delays=_delays(given.get("delays") or {}),
         duration_seconds=duration_seconds,
-        tail_seconds=seconds_of(given.get("tail", "5m"), "tail"),
+        tail_seconds=tail_seconds,
         seed=seed,
     )
 
 
+def _model(
+    model: UnderstoodModel, loads: Any, path: Path, duration_seconds: float, seeds: tuple[int, int]
+) -> ModelSetting:
+    """Return a model with its load; several loads add up."""
+    where = f"scenario {path}: loads.{model.deployment.key}"
+    parts = [
+        _load(entry, where, path.parent, duration_seconds, (*seeds, part))
+        for part, entry in enumerate(loads if isinstance(loads, list) else [loads])
+    ]
+    requests = sorted((one for part in parts for one in part), key=lambda one: one.arrival_seconds)
+    return ModelSetting(
+        deployment=model.deployment,
+        engines=model.engines,
+        startup_seconds=model.startup_seconds,
+        image=model.image,
+        load=within(requests, 0.0, duration_seconds),
+        objective_ttft_seconds=model.objective_ttft_seconds,
+        objective_percentile=model.objective_percentile,
+    )
+
+
 def _load(
-    entry: Mapping[str, Any], folder: Path, duration_seconds: float, seeds: tuple[int, int, int]
+    entry: Any, where: str, folder: Path, duration_seconds: float, seeds: tuple[int, int, int]
 ) -> tuple[Request, ...]:
     """Read or draw one load; arrivals count from the start of the simulation."""
-    _known(entry, _LOAD_FIELDS, "loads")
+    _known(entry, _LOAD_FIELDS, where)
     if ("file" in entry) == ("generator" in entry):
-        raise ScenarioError("loads: exactly one of file and generator must be given")
+        raise ScenarioError(f"{where}: exactly one of file and generator must be given")
     if "file" in entry and "options" in entry:
-        raise ScenarioError("loads: options are for a generator; a file is changed by speed, scale, start and duration")
+        raise ScenarioError(
+            f"{where}: options are for a generator; a file is changed by speed, scale, start and duration"
+        )
     if "generator" in entry and "start" in entry:
         raise ScenarioError(
-            "loads: start is where to begin in a file; a generator begins at `at`, and its options say the rest"
+            f"{where}: start is where to begin in a file; a generator begins at `at`, and its options say the rest"
         )
     if "file" in entry and not (folder / entry["file"]).exists():
         file = folder / entry["file"]
         raise ScenarioError(
-            f"loads: {file}: cannot be read: it is not there; --traces FOLDER or --trace MODEL=FILE says where"
+            f"{where}: {file}: cannot be read: it is not there; --traces FOLDER or --trace MODEL=FILE says where"
         )
-    at_seconds = seconds_of(entry.get("at", "0s"), "loads: at")
-    length_seconds = seconds_of(entry["duration"], "loads: duration") if "duration" in entry else duration_seconds
+    at_seconds = seconds_of(entry.get("at", "0s"), f"{where}: at")
+    length_seconds = seconds_of(entry["duration"], f"{where}: duration") if "duration" in entry else duration_seconds
     speed = float(entry.get("speed", 1.0))
     try:
         if "file" in entry:
             requests = read_trace(folder / entry["file"])
-            start_seconds = seconds_of(entry.get("start", "0s"), "loads: start")
+            start_seconds = seconds_of(entry.get("start", "0s"), f"{where}: start")
             requests = within(requests, start_seconds, length_seconds * speed)
         else:
-            requests = generate(entry["generator"], _options(entry, length_seconds * speed, seeds))
+            requests = generate(str(entry["generator"]), _options(entry, where, length_seconds * speed, seeds))
         requests = compress(requests, speed)
+    except ScenarioError:
+        raise
     except ValueError as error:
-        known = ", ".join(sorted(GENERATORS))
-        raise ScenarioError(f"loads: {error} (generators: {known})") from error
+        raise ScenarioError(f"{where}: {error}") from error
     scale = float(entry.get("scale", 1.0))
     if scale != 1.0:
         requests = scaled(requests, scale, random.Random(f"{seeds}/scale"))
@@ -244,17 +269,34 @@ def scaled(requests: tuple[Request, ...], scale: float, draw: random.Random) -> 
     return tuple(sorted(found, key=lambda one: one.arrival_seconds))
 
 
-def _options(entry: Mapping[str, Any], duration_seconds: float, seeds: tuple[int, int, int]) -> GeneratorOptions:
+def _options(
+    entry: Mapping[str, Any], where: str, duration_seconds: float, seeds: tuple[int, int, int]
+) -> GeneratorOptions:
+    generator = str(entry["generator"])
+    used = GENERATOR_OPTIONS.get(generator)
+    if used is None:
+        known = ", ".join(sorted(GENERATORS))
+        raise ScenarioError(f"{where}: generator {generator!r} is not known; known are {known}")
     kinds = {one.name: type(getattr(GeneratorOptions(), one.name)) for one in fields(GeneratorOptions)}
+    taken = ", ".join(sorted(_camel(name) for name in used))
     seed, model, part = seeds
     # Models and their parts get seeds of their own, or they would all burst together.
     values: dict[str, Any] = {"duration_seconds": duration_seconds, "seed": seed * 1_000_003 + model * 1_009 + part}
     for name, value in (entry.get("options") or {}).items():
         field_name = re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
-        if field_name not in kinds:
-            raise ScenarioError(f"loads: options.{name} is not known; known are {', '.join(sorted(kinds))}")
-        values[field_name] = kinds[field_name](value)
+        if field_name not in used:
+            told = f": {value!r} does nothing here" if field_name in kinds else " is not known"
+            raise ScenarioError(f"{where}: options.{name}{told}; {generator} takes {taken}")
+        try:
+            values[field_name] = kinds[field_name](value)
+        except (TypeError, ValueError) as error:
+            raise ScenarioError(f"{where}: options.{name}: {value!r} is no {kinds[field_name].__name__}") from error
     return GeneratorOptions(**values)
+
+
+def _camel(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(word.capitalize() for word in others)
 
 
 def _delays(given: Mapping[str, Any]) -> Delays:
@@ -269,46 +311,6 @@ def _delays(given: Mapping[str, Any]) -> Delays:
         else:
             raise ScenarioError(f"delays.{name} is not known; known are {', '.join(sorted(known))}")
     return Delays(**values)
-
-
-def _fault(entry: Mapping[str, Any], models: frozenset[str]) -> Fault:
-    _known(entry, {"kind", "at", "duration", "target", "share", "delay", "factor", "cores"}, "faults")
-    target = str(entry.get("target", ""))
-    if target and str(entry.get("kind")) in OF_MODELS:
-        target = _key(target)
-        if target not in models:
-            raise ScenarioError(
-                f"faults: {entry['kind']}: target {entry['target']}: no InferenceDeployment of that name; "
-                f"there are {', '.join(sorted(models))}, and without a target the fault is everybody's"
-            )
-    try:
-        return Fault(
-            kind=FaultKind(str(entry.get("kind"))),
-            at_seconds=seconds_of(entry.get("at", "0s"), "faults: at"),
-            duration_seconds=seconds_of(entry.get("duration", "0s"), "faults: duration"),
-            target=target,
-            share=float(entry.get("share", 1.0)),
-            seconds=seconds_of(entry.get("delay", "0s"), "faults: delay"),
-            factor=float(entry.get("factor", 1.0)),
-            cores=int(entry.get("cores", 2)),
-        )
-    except ValueError as error:
-        kinds = ", ".join(kind.value for kind in FaultKind)
-        raise ScenarioError(f"faults: {error} (kinds: {kinds})") from error
-
-
-def fault_entry(fault: Fault) -> dict[str, Any]:
-    """Return a fault as it stands in a scenario file."""
-    return {
-        "kind": fault.kind.value,
-        "at": fault.at_seconds,
-        "duration": fault.duration_seconds,
-        "target": fault.target,
-        "share": fault.share,
-        "delay": fault.seconds,
-        "factor": fault.factor,
-        "cores": fault.cores,
-    }
 
 
 def _known(given: Any, known: set[str], where: str) -> None:

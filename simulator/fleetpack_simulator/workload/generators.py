@@ -178,3 +178,21 @@ GENERATORS: Mapping[str, Rate] = MappingProxyType(
     }
 )
 """Every generator by name: its rate over time."""
+
+_OF_ALL = frozenset({"duration_seconds", "rate_per_second", "seed"})
+_TOKENS = frozenset({"prompt_tokens", "output_tokens"})
+_BURST = frozenset({"peak_rate_per_second", "at_seconds", "width_seconds"})
+_WAVE = frozenset({"peak_rate_per_second", "period_seconds"})
+GENERATOR_OPTIONS: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "constant": _OF_ALL | _TOKENS,
+        "step": _OF_ALL | _TOKENS | _BURST - {"width_seconds"},
+        "ramp": _OF_ALL | _TOKENS | _BURST,
+        "sine": _OF_ALL | _TOKENS | _WAVE,
+        "diurnal": _OF_ALL | _TOKENS | _WAVE,
+        "spike": _OF_ALL | _TOKENS | _BURST,
+        "flash-crowd": _OF_ALL | _TOKENS | _BURST,
+        PRODUCTION_CHAT: _OF_ALL,
+    }
+)
+"""What changes the load that each generator draws, by field of `GeneratorOptions`; it passes over the rest."""

@@ -1,11 +1,13 @@
 """What goes wrong, when, and how badly: values that a scenario or the swarm writes down.
 
 A fault at an instant happens once (a node dies); one with a duration holds while it lasts (answers come late). A target left empty
-is drawn from the seed when the time comes. Numbers out of range are refused with `ValueError`.
+is drawn from the seed when the time comes. Numbers out of range, and those that would make a fault of nothing, are refused with
+`ValueError`; a field that its kind does not use (`OPTIONS`) is passed over.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -38,9 +40,9 @@ class FaultKind(StrEnum):
     METRICS_LATE = "metrics-late"
     """Answers come `seconds` late."""
     METRICS_WRONG = "metrics-wrong"
-    """Gauges are `factor` times the truth."""
+    """Gauges and rates are `factor` times the truth, counters count `factor` times what happens, times are `factor` times as long."""
     SLOW_API = "slow-api"
-    """Writes and their answers take up to `seconds` longer."""
+    """A share of the writes, and their answers, take up to `seconds` longer."""
     LOST_WRITES = "lost-writes"
     """A share of the writes gets no answer: half of them happen nevertheless, some of those late."""
     REFUSED_WRITES = "refused-writes"
@@ -53,20 +55,47 @@ class FaultKind(StrEnum):
     """The operator is killed; its successor begins `seconds` later knowing nothing."""
 
 
-INSTANT = frozenset(
-    {
-        FaultKind.NODE_FAILURE,
-        FaultKind.SPOT_INTERRUPTION,
-        FaultKind.DEVICE_FAILURE,
-        FaultKind.REPLICA_CRASH,
-        FaultKind.OPERATOR_RESTART,
-    }
-)
+class FaultOption(StrEnum):
+    """What a fault can be told beside its kind and when it happens; called as in a scenario."""
+
+    DURATION = "duration"
+    TARGET = "target"
+    SHARE = "share"
+    DELAY = "delay"
+    FACTOR = "factor"
+    CORES = "cores"
+
+
+_TARGET, _LASTING = frozenset({FaultOption.TARGET}), frozenset({FaultOption.DURATION})
+OPTIONS: Mapping[FaultKind, frozenset[FaultOption]] = {
+    FaultKind.NODE_FAILURE: _TARGET,
+    FaultKind.SPOT_INTERRUPTION: _TARGET,
+    FaultKind.NODE_NOT_READY: _LASTING | _TARGET,
+    FaultKind.FOREIGN_POD: _LASTING | _TARGET | {FaultOption.CORES},
+    FaultKind.DEVICE_FAILURE: _TARGET,
+    FaultKind.REPLICA_CRASH: _TARGET,
+    FaultKind.INSUFFICIENT_CAPACITY: _LASTING | _TARGET,
+    FaultKind.START_FAILURE: _LASTING | _TARGET | {FaultOption.SHARE},
+    FaultKind.KUBELET_SWAP: _LASTING | {FaultOption.SHARE},
+    FaultKind.NEVER_BOUND: _LASTING | _TARGET | {FaultOption.SHARE},
+    FaultKind.METRICS_MISSING: _LASTING | _TARGET | {FaultOption.SHARE},
+    FaultKind.METRICS_LATE: _LASTING | _TARGET | {FaultOption.SHARE, FaultOption.DELAY},
+    FaultKind.METRICS_WRONG: _LASTING | _TARGET | {FaultOption.FACTOR},
+    FaultKind.SLOW_API: _LASTING | {FaultOption.SHARE, FaultOption.DELAY},
+    FaultKind.LOST_WRITES: _LASTING | {FaultOption.SHARE},
+    FaultKind.REFUSED_WRITES: _LASTING | {FaultOption.SHARE},
+    FaultKind.CACHE_LAG: _LASTING | {FaultOption.DELAY},
+    FaultKind.CACHE_STALL: _LASTING,
+    FaultKind.OPERATOR_RESTART: frozenset({FaultOption.DELAY}),
+}
+"""What changes what a fault of each kind does."""
+INSTANT = frozenset(kind for kind, options in OPTIONS.items() if FaultOption.DURATION not in options)
 """Kinds that happen once; the others need a duration."""
 STRIKES = INSTANT | {FaultKind.NODE_NOT_READY, FaultKind.FOREIGN_POD}
 """Kinds that begin with an event; some of them also end with one."""
 OF_MODELS = frozenset(
     {
+        FaultKind.REPLICA_CRASH,
         FaultKind.START_FAILURE,
         FaultKind.NEVER_BOUND,
         FaultKind.METRICS_MISSING,
@@ -75,6 +104,10 @@ OF_MODELS = frozenset(
     }
 )
 """Kinds whose target is a deployment."""
+OF_MACHINE_TYPES = frozenset({FaultKind.INSUFFICIENT_CAPACITY})
+"""Kinds whose target is an instance type; that of all others is a machine."""
+_OF_DELAY = frozenset({FaultKind.METRICS_LATE, FaultKind.SLOW_API, FaultKind.CACHE_LAG})
+"""Kinds that are nothing but a delay; a successor of the operator needs none, as the lease is waited for anyway."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,10 +130,14 @@ class Fault:
             raise ValueError(f"fault {self.kind}: at, duration, seconds and factor must not be negative")
         if self.cores < 1:
             raise ValueError(f"fault {self.kind}: cores is {self.cores}, it must be at least 1")
-        if not 0 <= self.share <= 1:
-            raise ValueError(f"fault {self.kind}: share is {self.share}, it must be from 0 to 1")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"fault {self.kind}: share is {self.share}, it must be above 0 and at most 1")
         if self.kind not in INSTANT and self.duration_seconds == 0:
             raise ValueError(f"fault {self.kind}: it needs a duration, say how long it lasts")
+        if self.kind in _OF_DELAY and self.seconds == 0:
+            raise ValueError(f"fault {self.kind}: delay is 0, it must be above that: say by how much it delays")
+        if self.kind is FaultKind.METRICS_WRONG and self.factor == 1:
+            raise ValueError(f"fault {self.kind}: factor is 1, which is the truth: say how many times that is shown")
 
     @property
     def until_seconds(self) -> float:

@@ -1,7 +1,8 @@
 """Reading metrics pages and outside sources at their real cadence, with what can be wrong with the answers.
 
-A Pod is asked while the operator's cache shows it as serving or draining. An answer may be late (it then shows what was true when the
-page was made), missing, or wrong. A source outside the Pods is the gateway: it counts what waits there because no replica is ready.
+This is what fleetpack reads; `monitor` does the same for other policies. A Pod is asked while the operator's cache shows it as
+serving or draining. An answer may be late (it then shows what was true when the page was made), missing, or wrong (`pages`). A source
+outside the Pods is the gateway: it counts what waits there because no replica is ready.
 """
 
 from __future__ import annotations
@@ -9,18 +10,18 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import accumulate
 
 from fleetpack.core.deployments import Deployment, SignalSpecification
 from fleetpack.core.fleet import Replica, ReplicaPhase
 from fleetpack.core.samples import Sample
-from fleetpack_simulator.engine import EngineCounters
 from fleetpack_simulator.serving_metrics import TTFT_BUCKETS_SECONDS
 from fleetpack_simulator.world.cluster import SimulatedCluster
 from fleetpack_simulator.world.events import EPOCH_SECONDS, Clock
 from fleetpack_simulator.world.faults import Fault, FaultKind
-from fleetpack_simulator.world.traffic import Traffic
+from fleetpack_simulator.world.pages import WrongCounters, WrongTimes
+from fleetpack_simulator.world.traffic import ServingReplica, Traffic
 
 _EARLY_FRACTION = 0.1
 """A source is due this part of its interval early, as in the operator's reader: ticks must not cost a whole interval by rounding."""
@@ -28,21 +29,10 @@ _RATE_WINDOW_SECONDS = 30.0
 _ASKED = (ReplicaPhase.READY, ReplicaPhase.DRAINING)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PodReading:
-    """The last good answer of one Pod."""
-
-    at_seconds: float
-    counters: EngineCounters
-    factor: float
-
-
 class Scraper:
     """Asks all sources of all deployments."""
 
     def __init__(self, cluster: SimulatedCluster, traffic: Traffic, clock: Clock, seed: int) -> None:
-        self.latest: dict[str, PodReading] = {}
-        """By Pod UID."""
         self._cluster = cluster
         self._traffic = traffic
         self._clock = clock
@@ -50,6 +40,8 @@ class Scraper:
         self._asked_at: dict[tuple[str, str], float] = {}
         self._late: list[tuple[float, Sample]] = []
         self._arrived: dict[str, list[tuple[float, int]]] = {}
+        self._wrong: dict[str, tuple[WrongCounters, WrongTimes]] = {}
+        """By UID, of Pods whose pages are or were wrong."""
 
     def read(self, deployments: Iterable[Deployment], replicas: Iterable[Replica]) -> tuple[Sample, ...]:
         """Return what has been answered since the last call."""
@@ -66,7 +58,7 @@ class Scraper:
                 if not self._due(deployment.key, signal, now):
                     continue
                 if not signal.in_pods:
-                    found.append(self._outside(deployment.key, signal, missing))
+                    found.append(self._outside(deployment.key, signal, (missing, wrong)))
                     continue
                 pods = asked.get(deployment.key, ())
                 wants_latency = deployment.latency_target is not None
@@ -74,14 +66,13 @@ class Scraper:
         return self._delayed(found, now)
 
     def forget(self, alive: set[str]) -> None:
-        """Drop readings of Pods that are gone."""
-        for uid in [uid for uid in self.latest if uid not in alive]:
-            del self.latest[uid]
+        """Drop what is known of Pods that are gone."""
+        for uid in [uid for uid in self._wrong if uid not in alive]:
+            del self._wrong[uid]
 
     def _due(self, deployment: str, signal: SignalSpecification, now: float) -> bool:
         key = (deployment, signal.name)
-        last = self._asked_at.get(key)
-        if last is not None and now - last < signal.interval_seconds * (1 - _EARLY_FRACTION):
+        if not is_due(self._asked_at.get(key), now, signal.interval_seconds):
             return False
         self._asked_at[key] = now
         return True
@@ -102,7 +93,7 @@ class Scraper:
             return self._sample(replica.deployment, signal.name, replica.uid, error="timed out")
         counters = pod.serving.engine.counters()
         factor = 1.0 if wrong is None else wrong.factor
-        self.latest[replica.uid] = PodReading(at_seconds=self._clock.now, counters=counters, factor=factor)
+        finished, ttft_counts = self._counted(pod.serving, replica.uid, counters.finished + counters.aborted, wrong)
         return Sample(
             deployment=replica.deployment,
             signal=signal.name,
@@ -110,22 +101,38 @@ class Scraper:
             observed_at=EPOCH_SECONDS + self._clock.now,
             waiting=counters.waiting * factor,
             running=counters.running * factor,
-            finished_total=float(counters.finished + counters.aborted),
+            finished_total=finished,
             arrival_rate_per_second=None,
             ttft_seconds=None,
-            ttft_buckets=_histogram(pod.serving.ttft_counts) if wants_latency else (),
+            ttft_buckets=_histogram(ttft_counts) if wants_latency else (),
         )
 
-    def _outside(self, deployment: str, signal: SignalSpecification, missing: Fault | None) -> Sample:
+    def _counted(self, serving: ServingReplica, uid: str, ended: int, wrong: Fault | None) -> tuple[float, list[int]]:
+        """Return requests that have ended and the buckets of their first tokens, as the page shows them."""
+        page = self._wrong.get(uid)
+        if page is None:
+            if wrong is None:
+                return float(ended), serving.ttft_counts
+            page = self._wrong[uid] = (WrongCounters(), WrongTimes())
+        counters, times = page
+        factor = None if wrong is None else wrong.factor
+        return counters.shown(factor, (ended,))[0], times.shown(factor, serving.ttft_counts)
+
+    def _outside(
+        self, deployment: str, signal: SignalSpecification, faults: tuple[Fault | None, Fault | None]
+    ) -> Sample:
+        missing, wrong = faults
         if missing is not None and self._random.random() < missing.share:
             return self._sample(deployment, signal.name, "", error="timed out")
         gateway = self._traffic.gateways[self._cluster.models[deployment]]
+        factor = 1.0 if wrong is None else wrong.factor
         if signal.measures == "waiting":
-            return self._sample(deployment, signal.name, "", waiting=float(len(gateway.held)))
+            return self._sample(deployment, signal.name, "", waiting=len(gateway.held) * factor)
         if signal.measures == "running":
-            return self._sample(deployment, signal.name, "", running=float(gateway.outstanding - len(gateway.held)))
+            running = gateway.outstanding - len(gateway.held)
+            return self._sample(deployment, signal.name, "", running=running * factor)
         if signal.measures == "arrivalRate":
-            return self._sample(deployment, signal.name, "", rate=self._rate(deployment, gateway.arrived))
+            return self._sample(deployment, signal.name, "", rate=self._rate(deployment, gateway.arrived) * factor)
         return self._sample(
             deployment, signal.name, "", error=f"the simulated gateway does not measure {signal.measures}"
         )
@@ -175,6 +182,11 @@ class Scraper:
             ttft_seconds=None,
             error=error,
         )
+
+
+def is_due(last_seconds: float | None, now_seconds: float, interval_seconds: float) -> bool:
+    """Whether a source that was asked last at some time, or never, is to be asked again."""
+    return last_seconds is None or now_seconds - last_seconds >= interval_seconds * (1 - _EARLY_FRACTION)
 
 
 def _histogram(counts: list[int]) -> tuple[tuple[float, float], ...]:

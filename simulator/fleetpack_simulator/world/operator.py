@@ -198,6 +198,8 @@ class Writer:
         self.tickets.append(ticket)
         now, weather, drawn = self._clock.now, self._cluster.weather, self._random.random()
         slow = weather.active(FaultKind.SLOW_API, now)
+        if slow is not None and slow.share < 1.0 and self._random.random() >= slow.share:
+            slow = None
         extra = self._random.random() * slow.seconds if slow is not None else 0.0
         arrives = self._cluster.setting.delays.write_seconds + extra
         answered = arrives + (self._random.random() * slow.seconds if slow is not None else 0.0)

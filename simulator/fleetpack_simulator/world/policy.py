@@ -14,13 +14,18 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodView:
-    """One ready replica as its metrics page last showed it, two seconds old at most while nothing is wrong."""
+    """One ready replica as its metrics page last showed it, two seconds old at most while nothing is wrong.
+
+    A number may be late, or wrong; a read that fails leaves the last numbers, and says so in `answered`.
+    """
 
     name: str
     variant: str
     ready_since_seconds: float
     read_at_seconds: float | None
-    """When it was last read well; None: never yet, and then all numbers are 0."""
+    """When the last good answer came; None: never yet, and then all numbers are 0."""
+    answered: bool = True
+    """Whether the newest read has not failed."""
     waiting: float = 0.0
     running: float = 0.0
     kv_cache_usage: float = 0.0
@@ -48,12 +53,14 @@ class ModelView:
     """Created and not yet Ready."""
     pods: tuple[PodView, ...]
     """Ready replicas, by name."""
-    held: int
-    """Requests at the gateway that wait because no replica is ready."""
-    outstanding: int
+    held: float
+    """Requests at the gateway that wait because no replica is ready, as its page last showed them; the same goes for the next two."""
+    outstanding: float
     """Requests at the gateway that have come and not ended, the held ones included."""
-    arrived_total: int
+    arrived_total: float
     """Requests that have come to the gateway since the start."""
+    gateway_answered: bool = True
+    """Whether the gateway has answered, and its newest read has not failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,7 @@ from fleetpack_simulator.world.events import EPOCH_SECONDS, Clock, EventQueue, K
 from fleetpack_simulator.world.faults import STRIKES, Fault, FaultKind
 from fleetpack_simulator.world.invariants import Invariants, Violation
 from fleetpack_simulator.world.metrics import Scraper
+from fleetpack_simulator.world.monitor import PolicyMonitor
 from fleetpack_simulator.world.operator import SimulatedOperator
 from fleetpack_simulator.world.policy import ModelView, PodView, Policy, PolicyView
 from fleetpack_simulator.world.setting import WorldSetting
@@ -114,6 +115,7 @@ class World:
         self.traffic = Traffic(self.log, len(setting.models))
         self.cluster = SimulatedCluster(setting, self.clock, self.queue, self.traffic)
         self.scraper = Scraper(self.cluster, self.traffic, self.clock, setting.seed)
+        self.monitor = PolicyMonitor(self.cluster, self.traffic, self.clock, setting.seed)
         self.operator = SimulatedOperator(self.cluster, self.clock, self.queue, self.scraper)
         self.operator.record = record
         self.operator.trigger.on_settled = self._pass
@@ -186,6 +188,9 @@ class World:
 
     def _pass(self) -> None:
         done = self.operator.run_pass()
+        if self.policy is not None:
+            # At the moments at which fleetpack reads too, so that neither sees more than the other.
+            self.monitor.tick()
         if done is not None:
             inputs, found = done
             self.invariants.after_plan(inputs, found)
@@ -210,8 +215,8 @@ class World:
         for index, model in enumerate(self.setting.models):
             key = model.deployment.key
             gateway = self.traffic.gateways[index]
-            readings = [self.scraper.latest.get(pod.seen.uid) for pod in by_model[index]]
-            running = sum(reading.counters.running for reading in readings if reading is not None)
+            engines = [pod.serving.engine for pod in by_model[index] if pod.serving is not None]
+            running = sum(engine.counters().running for engine in engines)
             ready = sum(pod.seen.phase is ReplicaPhase.READY for pod in by_model[index])
             starting = sum(pod.seen.phase in _STARTING for pod in by_model[index])
             self.series[key].append(
@@ -220,7 +225,7 @@ class World:
                     desired=self._desired.get(key, 0),
                     live=ready + starting,
                     ready=ready,
-                    waiting=max(0, gateway.outstanding - running),
+                    waiting=gateway.outstanding - running,
                     running=running,
                     usd_per_hour=self.cluster.replica_costs.usd_per_hour(key),
                 )
@@ -268,6 +273,7 @@ class World:
         self.queue.push(self.clock.now + self.policy.interval_seconds, Kind.POLICY, self._decide)
 
     def _view(self) -> PolicyView:
+        self.monitor.look()
         return PolicyView(
             now_seconds=self.clock.now,
             models=tuple(
@@ -281,7 +287,7 @@ class World:
         model = self.setting.models[index]
         deployment = self.cluster.deployments[model.deployment.key]
         variant = deployment.variants[0]
-        gateway = self.traffic.gateways[index]
+        reading, is_answered = self.monitor.gateway(deployment.key)
         pods = sorted((pod for pod in self.cluster.pods.values() if pod.model == index), key=lambda pod: pod.key)
         return ModelView(
             deployment=deployment.key,
@@ -294,30 +300,35 @@ class World:
             desired_replicas=deployment.replicas,
             starting_replicas=sum(pod.seen.phase in _STARTING for pod in pods),
             pods=tuple(self._pod_view(pod) for pod in pods if pod.seen.phase is ReplicaPhase.READY),
-            held=len(gateway.held),
-            outstanding=gateway.outstanding,
-            arrived_total=gateway.arrived,
+            held=0.0 if reading is None else reading.held,
+            outstanding=0.0 if reading is None else reading.outstanding,
+            arrived_total=0.0 if reading is None else reading.arrived_total,
+            gateway_answered=is_answered,
         )
 
     def _pod_view(self, pod: SimulatedPod) -> PodView:
         ready_since = (pod.seen.ready_at or EPOCH_SECONDS) - EPOCH_SECONDS
-        reading = self.scraper.latest.get(pod.seen.uid)
+        reading, is_answered = self.monitor.pod(pod.seen.uid)
         if reading is None:
             return PodView(
-                name=pod.seen.name, variant=pod.seen.variant, ready_since_seconds=ready_since, read_at_seconds=None
+                name=pod.seen.name,
+                variant=pod.seen.variant,
+                ready_since_seconds=ready_since,
+                read_at_seconds=None,
+                answered=is_answered,
             )
-        counters = reading.counters
         return PodView(
             name=pod.seen.name,
             variant=pod.seen.variant,
             ready_since_seconds=ready_since,
-            read_at_seconds=reading.at_seconds,
-            waiting=counters.waiting * reading.factor,
-            running=counters.running * reading.factor,
-            kv_cache_usage=counters.kv_cache_usage,
-            finished_total=float(counters.finished),
-            prompt_tokens_total=float(counters.prompt_tokens),
-            generated_tokens_total=float(counters.generated_tokens),
+            read_at_seconds=reading.read_at_seconds,
+            answered=is_answered,
+            waiting=reading.waiting,
+            running=reading.running,
+            kv_cache_usage=reading.kv_cache_usage,
+            finished_total=reading.finished_total,
+            prompt_tokens_total=reading.prompt_tokens_total,
+            generated_tokens_total=reading.generated_tokens_total,
         )
 
 

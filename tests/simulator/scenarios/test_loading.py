@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from dataclasses import replace
@@ -17,11 +18,13 @@ from fleetpack_simulator.calibration.rows import DecoderWork, Load
 from fleetpack_simulator.cli import main
 from fleetpack_simulator.engine import ModelShape, coefficients_for
 from fleetpack_simulator.engine.published import find_decoder, published_decoders
-from fleetpack_simulator.scenarios import ScenarioError, load_scenario
+from fleetpack_simulator.scenarios import ScenarioError, draw_setting, load_scenario
+from fleetpack_simulator.scenarios.faults import fault_entry
 from fleetpack_simulator.scenarios.loading import scaled
 from fleetpack_simulator.settings import hardware_of
-from fleetpack_simulator.workload import Request
+from fleetpack_simulator.workload import GENERATOR_OPTIONS, GENERATORS, GeneratorOptions, Request, generate
 from fleetpack_simulator.world import Fault, FaultKind, SpecChange
+from fleetpack_simulator.world.faults import OF_MODELS, OPTIONS, FaultOption
 from scenario_files import MANIFESTS, write
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -133,6 +136,75 @@ def test_should_take_the_short_name_of_a_model_for_the_target_of_a_fault(tmp_pat
     assert fault.target == "default/chat"
 
 
+def test_should_take_a_machine_that_is_there_and_one_that_may_be_launched_for_targets(tmp_path: Path) -> None:
+    names = ("ring-inf2-24xlarge-initial-0", "ring-inf2-24xlarge-3")
+    faults = ", ".join(f"{{kind: node-failure, at: 1s, target: {name}}}" for name in names)
+    text = f"duration: 1m\nnodes: [{{pool: ring, instanceType: inf2.24xlarge}}]\nfaults: [{faults}]"
+    assert tuple(fault.target for fault in load_scenario(write(tmp_path, text)).setting.faults) == names
+
+
+FAULTS = {
+    FaultOption.DURATION: {"duration": 9.0},
+    FaultOption.TARGET: {},
+    FaultOption.SHARE: {"share": 0.5},
+    FaultOption.DELAY: {"delay": 3.0},
+    FaultOption.FACTOR: {"factor": 2.0},
+    FaultOption.CORES: {"cores": 4},
+}
+
+
+@pytest.mark.parametrize("kind", list(FaultKind))
+def test_should_read_a_fault_as_it_is_written_and_take_what_it_uses_only(tmp_path: Path, kind: FaultKind) -> None:
+    target = {"target": "default/chat"} if kind in OF_MODELS else {}
+    options = {name: value for option in OPTIONS[kind] for name, value in FAULTS[option].items()}
+    entry = {"kind": kind.value, "at": 1.0, **options, **target}
+    (fault,) = load_scenario(write(tmp_path, f"duration: 1m\nfaults: [{json.dumps(entry)}]")).setting.faults
+    assert fault_entry(fault) == entry
+    for option in sorted(set(FaultOption) - OPTIONS[kind]):
+        more = {**entry, "target": "anything"} if option is FaultOption.TARGET else {**entry, **FAULTS[option]}
+        with pytest.raises(ScenarioError, match=rf"faults\[0\]: {kind}: {option}: .* does nothing here; {kind} takes"):
+            load_scenario(write(tmp_path, f"duration: 1m\nfaults: [{json.dumps(more)}]"))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_should_read_the_faults_of_a_world_of_the_swarm_as_it_writes_them(tmp_path: Path, seed: int) -> None:
+    drawn = [replace(fault, target="") for fault in draw_setting(seed).faults]
+    written = [fault_entry(fault) for fault in drawn]
+    found = load_scenario(write(tmp_path, f"duration: 5m\nfaults: {json.dumps(written)}")).setting.faults
+    assert [fault_entry(fault) for fault in found] == written
+
+
+def _options_of(generator: str) -> dict[str, float]:
+    values = {
+        "rate_per_second": 2,
+        "peak_rate_per_second": 5,
+        "at_seconds": 20,
+        "width_seconds": 10,
+        "period_seconds": 30,
+    }
+    tokens = {"prompt_tokens": 50, "output_tokens": 7}
+    return {name: value for name, value in {**values, **tokens}.items() if name in GENERATOR_OPTIONS[generator]}
+
+
+@pytest.mark.parametrize("generator", sorted(GENERATORS))
+def test_should_take_the_options_of_a_generator_that_change_what_it_draws_only(tmp_path: Path, generator: str) -> None:
+    own = _options_of(generator)
+    drawn = generate(generator, GeneratorOptions(duration_seconds=60, **own))  # type: ignore[arg-type]  # by name
+    for name, value in own.items():
+        other = GeneratorOptions(duration_seconds=60, **{**own, name: 2 * value})  # type: ignore[arg-type]  # by name
+        assert generate(generator, other) != drawn, name
+    for name in sorted(set(GeneratorOptions.__slots__) - GENERATOR_OPTIONS[generator]):
+        other = GeneratorOptions(duration_seconds=60, **own, **{name: 1})  # type: ignore[arg-type]  # by name
+        assert generate(generator, other) == drawn, name
+        first, *words = name.split("_")
+        option = first + "".join(word.capitalize() for word in words)
+        text = f"duration: 1m\nloads: {{chat: {{generator: {generator}, options: {{{option}: 1}}}}}}"
+        with pytest.raises(
+            ScenarioError, match=rf"default/chat: options.{option}: 1 does nothing here; {generator} takes"
+        ):
+            load_scenario(write(tmp_path, text))
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -147,7 +219,21 @@ def test_should_take_the_short_name_of_a_model_for_the_target_of_a_fault(tmp_pat
         ("loads: {chat: {speed: 2}}", "exactly one of file and generator"),
         ("duration: soon", "a duration such as"),
         ("faults: [{kind: earthquake}]", "'earthquake' is not a valid FaultKind"),
-        ("faults: [{kind: metrics-late, at: 1s}]", "it needs a duration"),
+        ("faults: [{kind: metrics-late, at: 1s, delay: 2s}]", "it needs a duration"),
+        ("faults: [{kind: metrics-late, at: 1s, duration: 9s}]", "delay is 0, it must be above that"),
+        ("faults: [{kind: cache-lag, at: 1s, duration: 9s, delay: 0s}]", "delay is 0, it must be above that"),
+        ("faults: [{kind: metrics-wrong, at: 1s, duration: 9s}]", "factor is 1, which is the truth"),
+        ("faults: [{kind: metrics-missing, at: 1s, duration: 9s, share: 0}]", "share is 0.0, it must be above 0"),
+        ("faults: [{kind: node-failure, at: 1s, coffee: 2}]", "node-failure: coffee is not known; node-failure takes"),
+        ("faults: [{kind: node-failure, at: 1s, target: a}]", "target a: no machine of that name; there are ring-inf2"),
+        ("faults: [{kind: node-failure, at: 1s, target: ring-inf2-24xlarge-initial-0}]", "no machine of that name"),
+        ("faults: [{kind: replica-crash, at: 1s, target: other}]", "no InferenceDeployment of that name"),
+        (
+            "faults: [{kind: insufficient-capacity, at: 1s, duration: 9s, target: inf9.huge}]",
+            "target inf9.huge: no instance type of a pool of that name; there are inf2.24xlarge",
+        ),
+        ("tail: 1m\nduration: 1m\nfaults: [{kind: node-failure, at: 2m}]", "at: '2m' never comes"),
+        ("loads: {chat: {generator: constant, options: {ratePerSecond: fast}}}", "ratePerSecond: 'fast' is no float"),
         ("nodes: [{pool: other, instanceType: inf2.24xlarge}]", "pool 'other' has no manifest; there are ring"),
         ("nodes: [{pool: ring, instanceType: inf9.huge}]", "'inf9.huge' is in neither the catalog nor pool ring"),
         ("delays: {coffee: 3s}", "delays.coffee is not known"),

@@ -276,7 +276,7 @@ def test_should_plan_the_same_from_a_recording() -> None:
 
 def fingerprint() -> str:
     faults = tuple(
-        Fault(kind=kind, at_seconds=20.0 + 5 * index, duration_seconds=30.0, share=0.3, seconds=1.0)
+        Fault(kind=kind, at_seconds=20.0 + 5 * index, duration_seconds=30.0, share=0.3, seconds=1.0, factor=2.0)
         for index, kind in enumerate(FaultKind)
     )
     setting = world(
