@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from cluster_fixtures import wait_for
+from control_plane.ports import free_ports
 from fleetpack_simulator.cli import main
 
 ENGINE = {
@@ -39,7 +41,7 @@ def port() -> Iterator[int]:
         first_line = process.stdout.readline()
         yield int(first_line.rpartition(" ")[2])
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
 
 def test_should_serve_in_a_container_and_write_the_summary_of_a_load(port: int, tmp_path: Path) -> None:
@@ -57,16 +59,23 @@ def test_should_serve_in_a_container_and_write_the_summary_of_a_load(port: int, 
     assert "time to first token" in result.output
 
 
-def test_should_tell_its_queue_while_no_replica_answers_and_sum_up_when_it_is_stopped(
-    unused_tcp_port_factory: Callable[[], int],
-) -> None:
-    status_port, closed_port = unused_tcp_port_factory(), unused_tcp_port_factory()
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port that refuses connections: it is ours, so that nobody else opens it meanwhile, and we do not listen."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
+def test_should_tell_its_queue_while_no_replica_answers_and_sum_up_when_it_is_stopped(closed_port: int) -> None:
+    # Below the ports that the kernel gives to whoever connects to something.
+    status_port = free_ports(("status",))["status"]
     arguments = ("--generator", "constant", "--address", f"127.0.0.1:{closed_port}", "--status-port", str(status_port))
     command = [sys.executable, "-m", "fleetpack_simulator.cli", "load", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        waiting = wait_for(lambda: read_waiting(status_port), limit_seconds=30, what="a held request")
+        waiting = wait_for(lambda: read_waiting(status_port), what="a held request")
         process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=10)
+        output, _ = process.communicate(timeout=60)
 
     assert waiting >= 1
     assert process.returncode == 0
@@ -75,7 +84,7 @@ def test_should_tell_its_queue_while_no_replica_answers_and_sum_up_when_it_is_st
 
 def read_waiting(port: int) -> int:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=1) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as response:
             waiting: int = json.load(response)["waiting"]
             return waiting
     except OSError:
