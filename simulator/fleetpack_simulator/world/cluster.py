@@ -259,8 +259,8 @@ class SimulatedCluster:
         self._later(self._start_seconds(pod, node), partial(self._started, pod, uid))
 
     def _given(self, wanted: Replica) -> int | None:
-        """Return the cores that the device plugin gives: the planned ones, or others of the size where those are taken by now."""
-        taken = self._allocated(wanted.node)
+        """Return the cores that the device plugin gives: the planned ones, or others of the size where they cannot be had."""
+        taken = self._allocated(wanted.node) | _broken_cores(self.nodes[wanted.node])
         if not wanted.cores & taken:
             return wanted.cores
         planned = 0
@@ -284,8 +284,7 @@ class SimulatedCluster:
         machine = MACHINES.get(node.instance_type.name)
         if machine is None:
             return None
-        for device in node.unhealthy_devices:
-            taken |= ((1 << machine.cores_per_device) - 1) << (device * machine.cores_per_device)
+        taken |= _broken_cores(node)
         for start in range(machine.cores - count, -1, -1):
             mask = ((1 << count) - 1) << start
             if not mask & taken and why_illegal(machine, tuple(range(start, start + count))) is None:
@@ -569,6 +568,12 @@ def node_of(name: str, pool: str, instance_type: InstanceType, price_usd_per_hou
             accelerator_cores=instance_type.cores,
         ),
     )
+
+
+def _broken_cores(node: Node) -> int:
+    """Return the cores of chips that do not work."""
+    per_device = node.instance_type.cores_per_device
+    return sum(((1 << per_device) - 1) << (device * per_device) for device in node.unhealthy_devices)
 
 
 def _compiled_by(pod: SimulatedPod) -> tuple[str, str, str]:

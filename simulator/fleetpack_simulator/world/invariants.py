@@ -1,8 +1,9 @@
 """What must hold whatever goes wrong, checked after every step by code that shares nothing with the planner.
 
 Which cores may serve a replica comes from the independent checker's own table of machines. Money, pool limits and double booking are
-added up here from what is, not from what anyone believes. Checks look at moments when a promise is made: a Pod when it is created,
-a node when it is launched, an order to drain when it is given. A machine that the table does not know is checked for overlaps only.
+added up here from what is, not from what anyone believes. Checks look at moments when a promise is made: a Pod when it is created and
+when the kubelet gives it cores, a node when it is launched, an order to drain when it is given. A machine that the table does not
+know is checked for overlaps only.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ class Invariants:
         self._clock = clock
         self._checked_changes = -1
         self._told: set[tuple[str, str]] = set()
+        self._given: dict[str, int] = {}
+        """By Pod UID, the cores that were looked at last once it was bound."""
         self._short_since: dict[str, float] = {}
         self._hope: dict[str, tuple[int, bool]] = {}
         """By deployment: after how many changes it was looked for, and whether there was room or a machine to be had."""
@@ -94,6 +97,9 @@ class Invariants:
         for pod in self._cluster.pods.values():
             if pod.seen.phase is not ReplicaPhase.FAILED:
                 held.setdefault(pod.seen.node, []).append(pod)
+                if pod.seen.phase is not ReplicaPhase.UNBOUND and self._given.get(pod.seen.uid) != pod.seen.cores:
+                    self._given[pod.seen.uid] = pod.seen.cores
+                    self._legal(pod)
         for name, pods in held.items():
             self._overlaps(name, pods)
 

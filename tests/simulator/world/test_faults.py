@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -25,8 +26,9 @@ from fleetpack_simulator.world import (
     WorldSetting,
     simulate,
 )
-from fleetpack_simulator.world.events import EPOCH_SECONDS
+from fleetpack_simulator.world.events import EPOCH_SECONDS, Kind
 from fleetpack_simulator.world.pages import WrongCounters, WrongTimes
+from fleetpack_simulator.world.simulation import World
 from fleetpack_simulator.world.traffic import RequestState
 from worlds import POOL, TYPE, model, pool, requests, world
 
@@ -294,6 +296,19 @@ def test_should_see_nothing_new_and_know_it_while_the_cache_stalls() -> None:
 
 
 # --- machines
+
+
+def given_cores(*broken: int) -> list[int]:
+    """The cores that the first replica gets when chips break between its creation and its binding."""
+    own = World(world(model(), duration_seconds=10.0, tail_seconds=0.0))
+    for device in broken:
+        own.queue.push(0.05, Kind.FAULT, partial(own.cluster.break_device, "node-0", device))
+    own.run(None, until_rest=False)
+    return [one["cores"] for one in own.cluster.placements]
+
+
+def test_should_give_a_pod_other_cores_where_the_chip_of_the_planned_ones_has_broken_meanwhile() -> None:
+    assert (given_cores(), given_cores(0)) == ([0b11], [0b11 << 10])
 
 
 def machines_of(*dry: str) -> RunResult:

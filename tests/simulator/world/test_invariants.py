@@ -58,6 +58,15 @@ def test_should_see_cores_that_are_not_legal(name: str, cores: int) -> None:
     assert ("legal-cores", "default/a") in broken_by(World(world(model())), create("a", cores))
 
 
+def test_should_see_cores_that_the_kubelet_gives_and_that_are_not_legal() -> None:
+    own = World(world(model(), duration_seconds=20.0, tail_seconds=0.0))
+    own.cluster._given = lambda wanted: 0b110  # type: ignore[method-assign]  # a broken kubelet; what was planned is legal
+    own.run(None, until_rest=False)
+    ((name, pod),) = own.cluster.pods.items()
+    assert [(one.rule, one.subject) for one in own.invariants.violations] == [("legal-cores", name)]
+    assert (pod.seen.planned_cores, pod.seen.cores) == (0b11, 0b110)
+
+
 def test_should_see_a_core_that_is_given_twice() -> None:
     found = broken_by(World(world(model())), create("a", 0b11), create("b", 0b1100), create("c", 0b11))
     assert found == [("no-double-booking", "default/c")]
