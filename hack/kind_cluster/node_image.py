@@ -3,7 +3,7 @@
 Concept: Debian with kind's own files (out of kind's module, locked like everything else) and Kubernetes' programs; the images that
 kubeadm and kind's manifests ask for, under the names they ask for, already in the node's containerd. The image's tag is a digest of all
 that goes into it: nothing is built twice, and no change goes unnoticed.
-Boundary: the Pod network is our `go/kindnet`, without NetworkPolicy; there is no StorageClass. Everything else is the real thing.
+Boundary: the Pod network is our `go/kindnet`; there is no StorageClass. Everything else is the real thing.
 Failure: a step that fails names itself; the image appears only when it is whole.
 """
 

@@ -114,7 +114,7 @@ CRICTL = _program(
 )
 ETCD = _program("etcd", version=ETCD_VERSION, module="etcd", package="go.etcd.io/etcd/server/v3", build_core_seconds=60)
 COREDNS = _own("coredns", COREDNS_VERSION, 150)
-KINDNET = _own("kindnet", "1", 110)
+KINDNET = _own("kindnet", "2", 115)
 KUBERNETES = tuple(
     replace(program, accepted_minors=())
     for program in (KUBE_APISERVER, KUBE_CONTROLLER_MANAGER, KUBE_SCHEDULER, KUBE_PROXY, KUBELET, KUBEADM, KUBECTL)

@@ -59,7 +59,15 @@ class Probes:
 
     def ask(self, pod: ProbePod, *command: str) -> str:
         """Run the probe's program in a Pod."""
-        return self.kubectl.read("-n", NAMESPACE, "exec", pod.name, "--", "/kind-probe", *command).strip()
+        return self.kubectl.read(*self._in(pod), *command).strip()
+
+    def try_to_ask(self, pod: ProbePod, *command: str) -> str | None:
+        """Run the probe's program in a Pod; None where it fails."""
+        answer = self.kubectl.run(*self._in(pod), *command)
+        return answer.stdout.strip() if answer.returncode == 0 else None
+
+    def _in(self, pod: ProbePod) -> tuple[str, ...]:
+        return ("-n", NAMESPACE, "exec", pod.name, "--", "/kind-probe")
 
 
 def restricted_pod() -> dict[str, Any]:
@@ -191,7 +199,9 @@ def test_should_reach_every_pod_of_a_service_by_its_name(probes: Probes) -> None
     answered: set[str] = set()
 
     def reached_all() -> bool:
-        answered.add(probes.ask(probes.pods[0], "get", url))
+        # Pods are ready before every node's kube-proxy knows of it.
+        if (name := probes.try_to_ask(probes.pods[0], "get", url)) is not None:
+            answered.add(name)
         return len(answered) == len(probes.pods)
 
     wait_for(reached_all, what="an answer of every Pod")
@@ -207,6 +217,31 @@ def test_should_look_up_the_pods_of_a_headless_service(probes: Probes) -> None:
 
 def test_should_reach_the_api_server_from_a_pod(probes: Probes) -> None:
     assert probes.ask(probes.pods[-1], "dial", "kubernetes.default.svc.cluster.local:443") == ""
+
+
+def test_should_hold_a_network_policy_while_it_is_there(probes: Probes) -> None:
+    asking, *_, asked = probes.pods
+    policy = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "closed", "namespace": NAMESPACE},
+        "spec": {"podSelector": {"matchLabels": {"app": APPLICATION}}, "policyTypes": ["Ingress"]},
+    }
+
+    def answers() -> bool:
+        return probes.try_to_ask(asking, "dial", f"{asked.address}:8080") is not None
+
+    assert answers()
+    probes.kubectl.run("apply", "-f", "-", manifest=policy)
+    try:
+        wait_for(lambda: not answers(), what="a policy that holds")
+        ready = probes.kubectl.read("-n", NAMESPACE, "rollout", "status", f"deployment/{APPLICATION}", "--timeout=5s")
+    finally:
+        probes.kubectl.read("-n", NAMESPACE, "delete", "networkpolicy", "closed")
+    wait_for(answers, what="an answer without the policy")
+
+    # The kubelets' probes come through all the same.
+    assert "successfully rolled out" in ready
 
 
 def test_should_show_a_pods_log(probes: Probes) -> None:

@@ -1,8 +1,9 @@
 // kindnet is the Pod network of nodes whose image is built here: kind's own kindnetd is published as an image only.
 //
 // Concept: a node's Pods get addresses of the node's Pod range through the CNI plugins ptp and host-local; each other node's range is
-// one route to that node's address; what leaves the Pod network is masqueraded. Every second the state of the Nodes is applied anew.
-// Boundary: IPv4, one flat network between containers of one engine; no NetworkPolicy (kind's own kindnetd has it).
+// one route to that node's address; what leaves the Pod network is masqueraded; NetworkPolicies hold (policies.go). Every second the
+// state of the Nodes and policies is applied anew.
+// Boundary: IPv4, one flat network between containers of one engine.
 // Failure: what cannot be applied is logged and tried again; without the API server the last state stays.
 package main
 
@@ -22,6 +23,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	listers "k8s.io/client-go/listers/core/v1"
+	policylisters "k8s.io/client-go/listers/networking/v1"
 	"k8s.io/client-go/rest"
 )
 
@@ -56,9 +58,12 @@ func main() {
 	if own == "" || podNetworks == "" {
 		log.Fatal("HOST_IP and POD_SUBNET must be set, as kind's manifest does")
 	}
-	nodes := watchNodes(context.Background())
+	nodes, policies := watch(context.Background())
 	for ; ; time.Sleep(interval) {
 		if err := masqueradeOutside(strings.Split(podNetworks, ",")); err != nil {
+			log.Print(err)
+		}
+		if err := queueConnections(policies); err != nil {
 			log.Print(err)
 		}
 		all, err := nodes.List(labels.Everything())
@@ -73,7 +78,7 @@ func main() {
 	}
 }
 
-func watchNodes(ctx context.Context) listers.NodeLister {
+func watch(ctx context.Context) (listers.NodeLister, policylisters.NetworkPolicyLister) {
 	config, err := rest.InClusterConfig()
 	if err != nil {
 		log.Fatal(err)
@@ -82,11 +87,13 @@ func watchNodes(ctx context.Context) listers.NodeLister {
 	if endpoint := os.Getenv("CONTROL_PLANE_ENDPOINT"); endpoint != "" {
 		config.Host = "https://" + endpoint
 	}
-	factory := informers.NewSharedInformerFactory(kubernetes.NewForConfigOrDie(config), 0)
-	lister := factory.Core().V1().Nodes().Lister()
+	client := kubernetes.NewForConfigOrDie(config)
+	factory := informers.NewSharedInformerFactory(client, 0)
+	nodes, policies := factory.Core().V1().Nodes().Lister(), factory.Networking().V1().NetworkPolicies().Lister()
+	judgePolicies(ctx, client, factory)
 	factory.Start(ctx.Done())
 	factory.WaitForCacheSync(ctx.Done())
-	return lister
+	return nodes, policies
 }
 
 // apply writes this node's CNI configuration, or the route to another node's Pods.
@@ -129,27 +136,27 @@ func writeConfiguration(content string) error {
 // masqueradeOutside gives traffic to anywhere but the Pod networks the node's own address.
 func masqueradeOutside(podNetworks []string) error {
 	// Fails when the chain is there already, which the rules below then show.
-	_ = iptables("-N", chain)
+	_ = iptables("nat", "-N", chain)
 	for _, network := range podNetworks {
-		if err := ensureRule(chain, "-d", network, "-j", "RETURN"); err != nil {
+		if err := ensureRule("nat", chain, "-d", network, "-j", "RETURN"); err != nil {
 			return err
 		}
 	}
-	if err := ensureRule(chain, "-j", "MASQUERADE"); err != nil {
+	if err := ensureRule("nat", chain, "-j", "MASQUERADE"); err != nil {
 		return err
 	}
-	return ensureRule("POSTROUTING", "-m", "addrtype", "!", "--dst-type", "LOCAL", "-j", chain)
+	return ensureRule("nat", "POSTROUTING", "-m", "addrtype", "!", "--dst-type", "LOCAL", "-j", chain)
 }
 
-func ensureRule(rule ...string) error {
-	if iptables(append([]string{"-C"}, rule...)...) == nil {
+func ensureRule(table string, rule ...string) error {
+	if iptables(table, append([]string{"-C"}, rule...)...) == nil {
 		return nil
 	}
-	return iptables(append([]string{"-A"}, rule...)...)
+	return iptables(table, append([]string{"-A"}, rule...)...)
 }
 
-func iptables(arguments ...string) error {
-	output, err := exec.Command("iptables", append([]string{"-w", "-t", "nat"}, arguments...)...).CombinedOutput()
+func iptables(table string, arguments ...string) error {
+	output, err := exec.Command("iptables", append([]string{"-w", "-t", table}, arguments...)...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("iptables %s: %w: %s", strings.Join(arguments, " "), err, output)
 	}
