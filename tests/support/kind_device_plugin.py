@@ -31,7 +31,8 @@ NAMESPACE = "fleetpack-conformance"
 RELEASE = "conformance"
 DAEMON_SET = f"{RELEASE}-fleetpack-device-plugin"
 SIMULATED = ("devicePlugin.source=simulated",)
-UNHEALTHY_FILE = "/tmp/unhealthy"
+UNHEALTHY_FILE = "/etc/fleetpack-conformance/unhealthy"
+"""On the node; the chart's value `devicePlugin.unhealthyFile`."""
 WATCH_DELAY_SECONDS = 5.0
 """How late the plugin's watch of Pods is made."""
 LOCK_FOLDER = "/run/fleetpack-conformance-locks"
@@ -118,14 +119,11 @@ class InstalledPlugin:
         self.cluster.execute(node, "sh", "-c", f"kill -{name} $(pgrep --full '[f]leetpack device-plugin')")
 
     def say_unhealthy(self, node: str, text: str) -> None:
-        """Write the file that names what is out."""
-        self.in_plugin(node, "sh", "-c", f"echo '{text}' > {UNHEALTHY_FILE}")
-
-    def in_plugin(self, node: str, *command: str) -> str:
-        """Run a command in the plugin's container."""
-        pod = self.pod(node)
-        assert pod is not None, f"no plugin on {node}"
-        return self.cluster.kubectl.read("-n", NAMESPACE, "exec", pod["metadata"]["name"], "--", *command)
+        """Write the file on the node that names what is out; no text: there is no such file."""
+        if text:
+            self.cluster.execute(node, "cp", "/dev/stdin", UNHEALTHY_FILE, input_text=f"{text}\n")
+        else:
+            self.cluster.execute(node, "rm", "-f", UNHEALTHY_FILE)
 
     def metrics(self, node: str) -> dict[str, float]:
         """Return the plugin's series and their values."""
@@ -242,7 +240,7 @@ def plugin_manifests(*settings: str) -> list[Manifest]:
     chosen = (
         "devicePlugin.enabled=true",
         "devicePlugin.maxUnavailable=100%",
-        f"devicePlugin.extraArguments={{--unhealthy-file={UNHEALTHY_FILE}}}",
+        f"devicePlugin.unhealthyFile={UNHEALTHY_FILE}",
         *settings,
     )
     return [
