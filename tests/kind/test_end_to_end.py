@@ -1,7 +1,8 @@
 """The life of a release on real kubelets: installed as the docs say, loaded, broken, drained, upgraded and removed.
 
 The tests share one release and run in the order of the file, each from the state that the one before leaves: replicas of one model that
-are ready. What is asserted of cores is asserted thrice: of the plan, of the kubelet's own list, and of what the container sees.
+are ready. The chart's NetworkPolicy is on, and held by the cluster's network, in all of them. What is asserted of cores is asserted
+thrice: of the plan, of the kubelet's own list, and of what the container sees.
 """
 
 from __future__ import annotations
@@ -33,9 +34,27 @@ from prometheus_process import SCRAPE_SECONDS, Prometheus, prometheus_running
 pytestmark = pytest.mark.kind
 
 MODEL = "llama-1b"
+LARGER_MODEL = "llama-8b"
 CORES_PER_DEVICE = 2
 """Of Inferentia2, whose nodes serve the model."""
 TAKEOVER_LIMIT_SECONDS = 20.0
+READER = "team=monitoring"
+"""The label of namespaces whose Pods may read the operator's metrics."""
+# What an HTTP server says to a Pod that asks; `silence` where no packet comes back: so it is with what a policy stops.
+ASK = """
+import socket, sys
+from concurrent.futures import ThreadPoolExecutor
+def answer(address):
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=5) as connection:
+            connection.settimeout(30)
+            connection.sendall(b"GET /metrics HTTP/1.0\\r\\n\\r\\n")
+            return connection.makefile("rb").readline().split()[1].decode()
+    except TimeoutError:
+        return "silence"
+print(*ThreadPoolExecutor().map(answer, sys.argv[1:]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +67,27 @@ def release(kind_cluster: KindCluster, kind_images: KindImages) -> Iterator[Kind
 def prometheus(release: KindRelease, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     with prometheus_running(release.cluster.kubeconfig, tmp_path_factory.mktemp("prometheus")) as prometheus:
         yield prometheus
+
+
+def policy_settings(release: KindRelease) -> tuple[str, ...]:
+    """Return the values of a NetworkPolicy that lets two in: readers, and the API server, through which this test's Prometheus asks."""
+    server, _ = api_server(release)
+    return (
+        "networkPolicy.enabled=true",
+        f"networkPolicy.metricsFrom[0].namespaceSelector.matchLabels.{READER}",
+        f"networkPolicy.metricsFrom[1].ipBlock.cidr={server}/32",
+    )
+
+
+def api_server(release: KindRelease) -> tuple[str, int]:
+    """Return the API server's own address and port, behind its Service."""
+    found = release.get("endpointslice", "kubernetes", "--namespace=default")
+    return found["endpoints"][0]["addresses"][0], found["ports"][0]["port"]
+
+
+def answers(release: KindRelease, namespace: str, pod: str, addresses: list[str]) -> list[str]:
+    """Return what a Pod hears from servers."""
+    return release.execute(namespace, pod, "python3", "-c", ASK, *addresses).split()
 
 
 def identities(replicas: tuple[Replica, ...]) -> set[tuple[str, str, str, str]]:
@@ -89,7 +129,7 @@ def answers_through_the_service(release: KindRelease, replica: Replica) -> str:
 
 
 def test_should_come_up_in_a_restricted_namespace_and_pass_its_own_test(release: KindRelease) -> None:
-    said = release.install()
+    said = release.install(*policy_settings(release))
 
     assert "leaves replicas running" in said
     assert len(release.operators()) == 2
@@ -110,34 +150,13 @@ def test_should_come_up_in_a_restricted_namespace_and_pass_its_own_test(release:
     )
 
 
-def test_should_run_replicas_on_the_very_cores_that_were_planned(release: KindRelease) -> None:
-    release.apply_examples("pool.yaml", "llama-1b.yaml")
-    release.patch(MODEL, mode="Manual", replicas=3)
-
-    replicas = release.settled(MODEL, 3)
-
-    given = {replica.name: (replica.node, replica.allocated_cores) for replica in replicas}
-    eventually(lambda: listed_placements(release) == given, what="the same placements in status", tell=release.story)
-    # The kubelet may admit Pods of one size in another order than they were planned: then they have swapped.
-    assert sorted(replica.planned_cores for replica in replicas) == sorted(cores for _, cores in given.values())
-    held = {node: release.kubelet_cores(node) for node in {replica.node for replica in replicas}}
-    for replica in replicas:
-        cores = numbers(replica.allocated_cores)
-        assert held[replica.node][f"{MODELS}/{replica.name}"] == cores
-        assert seen_cores(release, replica) == cores
-    assert len({(replica.node, core) for replica in replicas for core in numbers(replica.allocated_cores)}) == 6
-    assert answers_through_the_service(release, replicas[0]) == "200"
-
-
 def test_should_scale_up_under_load_and_down_after_it(release: KindRelease) -> None:
-    release.patch(MODEL, mode="Auto")
-    release.settled(MODEL, 1, limit_seconds=180.0)
-
-    release.apply_examples("load.yaml")
+    release.apply_examples()
 
     eventually(
         lambda: sum(replica.ready for replica in release.replicas(MODEL)) >= 3,
         what="three ready replicas under load",
+        limit_seconds=180.0,
         tell=release.story,
     )
     # On a busy machine the replayer is late and calls its own numbers void; that every request was answered holds all the same.
@@ -157,6 +176,60 @@ def test_should_scale_up_under_load_and_down_after_it(release: KindRelease) -> N
     assert min(now for was, now in changes if now < was) == 1, events
 
 
+def test_should_run_replicas_on_the_very_cores_that_were_planned(release: KindRelease) -> None:
+    larger = release.settled(LARGER_MODEL, 1)
+    release.patch(MODEL, mode="Manual", replicas=3)
+
+    replicas = release.settled(MODEL, 3)
+
+    given = {replica.name: (replica.node, replica.allocated_cores) for replica in replicas}
+    eventually(lambda: listed_placements(release) == given, what="the same placements in status", tell=release.story)
+    # The kubelet may admit Pods of one size in another order than they were planned: then they have swapped.
+    assert sorted(replica.planned_cores for replica in replicas) == sorted(cores for _, cores in given.values())
+    held = {node: release.kubelet_cores(node) for node in {replica.node for replica in (*replicas, *larger)}}
+    for replica in (*replicas, *larger):
+        cores = numbers(replica.allocated_cores)
+        assert held[replica.node][f"{MODELS}/{replica.name}"] == cores
+        assert seen_cores(release, replica) == cores
+    everywhere = [(replica.node, core) for replica in (*replicas, *larger) for core in numbers(replica.allocated_cores)]
+    assert len(everywhere) == len(set(everywhere)) == 3 * 2 + 8
+    assert answers_through_the_service(release, replicas[0]) == "200"
+    # All that follows is about one model.
+    release.kubectl("delete", "infd", LARGER_MODEL, f"--namespace={MODELS}")
+    eventually(lambda: not release.replicas(LARGER_MODEL), what=f"no replica of {LARGER_MODEL}", tell=release.story)
+
+
+def test_should_give_its_metrics_to_none_but_their_readers(release: KindRelease) -> None:
+    reader = release.settled(MODEL, 3)[0].name
+    stranger = release.plugin_on(release.cluster.node_of("trn1.32xlarge"))["metadata"]["name"]
+    addresses = [f"{pod['status']['podIP']}:8080" for pod in release.operators()]
+
+    before = answers(release, MODELS, reader, addresses)
+    release.kubectl("label", "namespace", MODELS, READER)
+    eventually(lambda: answers(release, MODELS, reader, addresses) == ["200", "200"], what="metrics for their readers")
+    still = answers(release, PLUGIN_NAMESPACE, stranger, addresses)
+    release.kubectl("label", "namespace", MODELS, f"{READER.partition('=')[0]}-")
+
+    assert before == still == ["silence", "silence"]
+    eventually(
+        lambda: answers(release, MODELS, reader, addresses) == ["silence", "silence"], what="no metrics for strangers"
+    )
+
+
+def test_should_let_the_operator_out_to_replicas_and_api_server_only(release: KindRelease) -> None:
+    replica = release.settled(MODEL, 3)[0]
+    operator = release.operators()[0]["metadata"]["name"]
+    server, port = api_server(release)
+    engine = release.get("pod", replica.name, f"--namespace={MODELS}")["status"]["podIP"]
+    # The control plane's kubelet is on no list: only who has no policy hears it. (Both servers speak TLS: plain HTTP is a bad request.)
+    addresses = [f"{engine}:8000", f"{server}:{port}", f"{server}:10250"]
+
+    heard = answers(release, NAMESPACE, operator, addresses)
+
+    assert heard == ["200", "400", "silence"]
+    assert answers(release, MODELS, replica.name, addresses) == ["200", "400", "400"]
+
+
 def test_should_be_seen_by_prometheus_whose_alert_fires_on_a_fault_and_ends_with_it(
     release: KindRelease, prometheus: Prometheus
 ) -> None:
@@ -168,7 +241,7 @@ def test_should_be_seen_by_prometheus_whose_alert_fires_on_a_fault_and_ends_with
     )
     eventually(lambda: set(prometheus.rules().values()) == {"ok"}, what="every rule of the chart evaluated")
     ready = prometheus.query("sum by (deployment) (fleetpack_ready_replicas and on (instance) fleetpack_leader == 1)")
-    assert ready == [({"deployment": f"{MODELS}/{MODEL}"}, 1.0)]
+    assert ready == [({"deployment": f"{MODELS}/{MODEL}"}, 3.0)]
     # Before its first scrape no operator was seen to lead.
     eventually(
         lambda: prometheus.firing() == {}, what="no alert without a fault", tell=lambda: str(prometheus.firing())
@@ -285,7 +358,8 @@ def test_should_touch_no_replica_when_the_release_is_upgraded_and_rolled_back(re
     before = release.settled(MODEL, 4)
     pods_before = {pod["metadata"]["uid"] for pod in release.operators()}
 
-    release.upgrade("podLabels.team=a", "devicePlugin.podLabels.team=a", "terminationGracePeriodSeconds=45")
+    policy = policy_settings(release)
+    release.upgrade(*policy, "podLabels.team=a", "devicePlugin.podLabels.team=a", "terminationGracePeriodSeconds=45")
 
     upgraded = release.operators()
     assert not pods_before & {pod["metadata"]["uid"] for pod in upgraded}

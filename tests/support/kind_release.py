@@ -71,22 +71,20 @@ class KindRelease:
         command = [str(helm()), *arguments, f"--namespace={NAMESPACE}", f"--kubeconfig={self.cluster.kubeconfig}"]
         return self._run(command, None)
 
-    def install(self) -> str:
-        """Make both namespaces restricted and install the chart, all Pods ready; returns what helm says."""
+    def install(self, *settings: str) -> str:
+        """Make both namespaces restricted and install the chart, with further values, all Pods ready; returns what helm says."""
         for namespace in (NAMESPACE, MODELS):
             self.kubectl("create", "namespace", namespace)
             self.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
-        return self.helm("install", RELEASE, str(CHART), *set_arguments(*SETTINGS), "--wait", f"--timeout={HELM_LIMIT}")
+        return self._bring("install", *settings)
 
     def upgrade(self, *settings: str) -> str:
         """Upgrade with further values, all Pods ready."""
-        values = set_arguments(*SETTINGS, *settings)
-        return self.helm("upgrade", RELEASE, str(CHART), *values, "--wait", f"--timeout={HELM_LIMIT}")
+        return self._bring("upgrade", *settings)
 
-    def apply_examples(self, *files: str) -> None:
-        """Apply files of examples/kind."""
-        for file in files:
-            self.kubectl("apply", f"--namespace={MODELS}", "--filename", str(EXAMPLES / file))
+    def apply_examples(self) -> str:
+        """Apply the folder examples/kind; returns what kubectl says."""
+        return self.kubectl("apply", f"--namespace={MODELS}", "--filename", str(EXAMPLES))
 
     def patch(self, model: str, **spec: Any) -> None:
         """Merge a change into a model's spec."""
@@ -180,6 +178,10 @@ class KindRelease:
         return f"{pods}\n{models}"
 
     # -- how
+
+    def _bring(self, command: str, *settings: str) -> str:
+        values = set_arguments(*SETTINGS, *settings)
+        return self.helm(command, RELEASE, str(CHART), *values, "--wait", f"--timeout={HELM_LIMIT}")
 
     def _run(self, command: list[str], input_text: str | None) -> str:
         answer = subprocess.run(
