@@ -45,7 +45,7 @@ test: setup ## Run every test, on a real control plane too (built the first time
 	@$(if $(TESTS),$(BIN)/pytest $(TESTS),$(BIN)/python hack/run_tests.py)
 
 .PHONY: test-kind
-test-kind: setup ## Run the tests that need real kubelets, in a kind cluster of their own (FLEETPACK_KIND_CLUSTER=NAME: in that one)
+test-kind: setup ## Run the tests that need real kubelets, in a kind cluster of their own (FLEETPACK_KIND_CLUSTER=NAME: in that one; FLEETPACK_TEST_DEMO=1: the demo on it too)
 	@FLEETPACK_KIND_REQUIRED=1 $(BIN)/pytest $(or $(TESTS),tests/kind)
 
 .PHONY: test-kills
