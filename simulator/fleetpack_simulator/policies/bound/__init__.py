@@ -4,13 +4,23 @@
 a policy at twice the bound may still be the best that there is.
 """
 
-from fleetpack_simulator.policies.bound.problem import BoundError, BoundProblem, Work, engine_work, problem_of
+from fleetpack_simulator.policies.bound.problem import (
+    BoundError,
+    BoundProblem,
+    Effort,
+    VariantCost,
+    Work,
+    engine_work,
+    problem_of,
+)
 from fleetpack_simulator.policies.bound.solver import Bound, clairvoyant_bound, default_slot_seconds
 
 __all__ = [
     "Bound",
     "BoundError",
     "BoundProblem",
+    "Effort",
+    "VariantCost",
     "Work",
     "clairvoyant_bound",
     "default_slot_seconds",

@@ -1,8 +1,8 @@
 """What the bound is computed from: work that arrives, and what a replica costs.
 
 `engine_work` says how long a replica must at least be busy for one request, whatever batch it is in; `problem_of` makes the
-problem of one model of a world. Models with several variants are measured in USD: each request at the variant where its work
-costs least. A model without an objective, or without a price, has no bound: `BoundError`.
+problem of one model of a world, with each of its variants: who knows the future also chooses where each request is served.
+A model without an objective, or without a price, has no bound: `BoundError`.
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ class BoundError(ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """One request, as work for replicas."""
+class Effort:
+    """What one request takes of a replica of one variant, at least."""
 
-    arrival_seconds: float
     urgent_seconds: float
     """Busy time of a replica until the first token; has to be done within the objective."""
     later_seconds: float
@@ -38,25 +37,40 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """One request, as work for replicas."""
+
+    arrival_seconds: float
+    efforts: tuple[Effort | None, ...]
+    """By variant, in the problem's order; None: that variant cannot serve it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantCost:
+    """What replicas of one variant cost, in money and time."""
+
+    place_share: float
+    """What one place in a batch is of a replica: one over the largest batch."""
+    start_seconds: float
+    """From when a replica is paid until it serves."""
+    replica_usd_per_hour: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BoundProblem:
     """The least that must be paid so that a share of requests is in the objective."""
 
     work: tuple[Work, ...]
+    """Each can be served by one variant at least."""
     unservable: int = 0
     """Requests that count but that nobody can serve."""
     share: float
     """Of all requests, in the objective."""
     objective_seconds: float
     """From arrival to the first token."""
-    place_share: float
-    """What one place in a batch is of a replica: one over the largest batch."""
-    start_seconds: float
-    """From when a replica is paid until it serves."""
-    replica_usd_per_hour: float
+    variants: tuple[VariantCost, ...]
     end_seconds: float
     """Nothing is served or paid after it."""
-    whole_replicas: bool = True
-    """Whether replicas cannot be divided; False where work of several variants is measured in money."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.share <= 1.0:
@@ -67,8 +81,8 @@ class BoundProblem:
 
 def engine_work(
     profile: ServingProfile, prompt_tokens: int, output_tokens: int, memo: Memo | None = None
-) -> tuple[float, float, float] | None:
-    """Return the least busy seconds for the first token and for the rest, and the least residence; None: the window is too short.
+) -> Effort | None:
+    """Return what a request takes of a replica at least; None: the window is too short for it.
 
     A prefill has the replica for itself. A decode step at batch b costs fixed + b · sequence + contexts · token; the part of
     one request is least at the largest batch, where it bears fixed / batch, its own sequence and its own context, and the step
@@ -77,7 +91,7 @@ def engine_work(
     """
     if isinstance(profile, BatchProfile):
         seconds = batch_seconds(profile)
-        return seconds / places_of(profile), 0.0, seconds
+        return Effort(urgent_seconds=seconds / places_of(profile), later_seconds=0.0, residence_seconds=seconds)
     room = profile.window_tokens - prompt_tokens
     if room < 1:
         return None
@@ -89,7 +103,11 @@ def engine_work(
     fixed = steps * costs.fixed_femtoseconds / FEMTOSECONDS
     contexts = steps * (prompt_tokens + 1) + steps * (steps - 1) / 2
     own = (steps * costs.sequence_femtoseconds + contexts * costs.context_token_femtoseconds) / FEMTOSECONDS
-    return prefill, fixed / profile.maximum_batch + own, prefill + fixed + own
+    return Effort(
+        urgent_seconds=prefill,
+        later_seconds=fixed / profile.maximum_batch + own,
+        residence_seconds=prefill + fixed + own,
+    )
 
 
 def problem_of(setting: WorldSetting, deployment: str, *, share: float, end_seconds: float) -> BoundProblem:
@@ -100,39 +118,31 @@ def problem_of(setting: WorldSetting, deployment: str, *, share: float, end_seco
     if model.objective_ttft_seconds is None:
         raise BoundError(f"bound: {deployment}: it has no objective of time to first token; give it one")
     prices = variant_prices(setting, model)
-    several = len(prices) > 1
     memos: dict[str, Memo] = {name: {} for name in prices}
     work, unservable = [], 0
     for request in model.load:
-        # Measured in hours of a replica that costs 1 USD per hour where there are several variants.
-        choices = [
-            (parts[0] * (price if several else 1.0), parts[1] * (price if several else 1.0), parts[2])
-            for name, price in prices.items()
-            for parts in [engine_work(model.engines[name], request.prompt_tokens, request.output_tokens, memos[name])]
-            if parts is not None
-        ]
-        if not choices:
-            unservable += 1
-            continue
-        work.append(
-            Work(
-                arrival_seconds=model.load_start_seconds + request.arrival_seconds,
-                urgent_seconds=min(choice[0] for choice in choices),
-                later_seconds=min(choice[1] for choice in choices),
-                residence_seconds=min(choice[2] for choice in choices),
-            )
+        efforts = tuple(
+            engine_work(model.engines[name], request.prompt_tokens, request.output_tokens, memos[name])
+            for name in prices
         )
+        if any(efforts):
+            work.append(Work(arrival_seconds=model.load_start_seconds + request.arrival_seconds, efforts=efforts))
+        else:
+            unservable += 1
     return BoundProblem(
         work=tuple(work),
         unservable=unservable,
         share=share,
         objective_seconds=model.objective_ttft_seconds,
-        place_share=min((price if several else 1.0) / places_of(model.engines[name]) for name, price in prices.items()),
-        start_seconds=min(model.startup_seconds[name] for name in prices)
-        * (1.0 - setting.delays.startup_jitter_fraction),
-        replica_usd_per_hour=1.0 if several else next(iter(prices.values())),
+        variants=tuple(
+            VariantCost(
+                place_share=1.0 / places_of(model.engines[name]),
+                start_seconds=model.startup_seconds[name] * (1.0 - setting.delays.startup_jitter_fraction),
+                replica_usd_per_hour=price,
+            )
+            for name, price in prices.items()
+        ),
         end_seconds=end_seconds,
-        whole_replicas=not several,
     )
 
 

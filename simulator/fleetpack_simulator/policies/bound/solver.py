@@ -1,21 +1,22 @@
 """The least USD at which any policy could keep a share of requests in the objective, knowing the whole future.
 
-Time is cut into slots of Δ seconds. For a schedule of any policy, let
+Time is cut into slots of Δ seconds. For a schedule of any policy, and for each variant v, let
 
-- `paid[t]`: replica-seconds that it pays in slot t, over Δ;
-- `live[t]`, `started[t]`, `stopped[t]`: whole replicas that it pays at the end of slot t, and that come and go within it;
-- `kept[g]`: requests of group g that are in the objective;
-- `urgent[g,t]`, `done[t]`: busy seconds that replicas spend in slot t on first tokens of g, and on other tokens, over Δ;
-- `begun[g,j]`: requests of g whose prefill begins at the instant jΔ (one that begins between two instants is counted at both,
-  by how near it is to each); `taken[t]`: places in batches that requests take in slot t, on average.
+- `paid[v,t]`: replica-seconds that it pays in slot t, over Δ;
+- `live[v,t]`, `started[v,t]`, `stopped[v,t]`: whole replicas that it pays at the end of slot t, and that come and go within it;
+- `kept[v,g]`: requests of group g that are in the objective and are served there;
+- `urgent[v,g,t]`, `done[v,t]`: busy seconds that replicas spend in slot t on first tokens of g, and on other tokens, over Δ;
+- `begun[v,g,j]`: requests of g whose prefill begins at the instant jΔ (one that begins between two instants is counted at both,
+  by how near it is to each); `taken[v,t]`: places in batches that requests take in slot t, on average.
 
 Claim: these numbers satisfy the constraints below at a cost that is no more than the schedule's. So the least cost under the
 constraints, found by HiGHS as a linear program (with whole replicas, a mixed-integer one), is at most the cost of any policy.
-Proof sketch:
+Proof sketch, for each variant by itself but for 6:
 
 1. `live[t] = live[t-1] + started[t] - stopped[t]` counts; `live[t-1] - stopped[t] <= paid[t] <= live[t-1] + started[t]`: who is
    there at both ends, and does not stop in between, is paid for the whole slot; nobody else than the right-hand side is paid at
-   all.
+   all. Leave out replicas that never serve: that costs less and serves as much. Each other one is paid for longer than its start
+   delay D, so whoever started in the last `floor(D/Δ)` slots up to t is still there at its end: `sum of started <= live[t]`.
 2. `busy[t] <= paid[t-k]` for every k with kΔ at most the start delay D: a replica that works at τ is paid at τ and has been
    paid at each instant from τ-D on. Averaging over the slot gives the row. Before time zero nobody is paid.
 3. A request in the objective had its first token within T of its arrival, so its urgent work lies in the slots of that stretch;
@@ -23,16 +24,19 @@ Proof sketch:
 4. A request takes one of a replica's places from the start of its prefill to its last token, `residence_seconds` at least; the
    first whole slots m of that are counted. The overlap of an interval of mΔ with each slot is linear in its start between two
    instants of the grid, so counting it at both is exact. Taken places times `place_share` are at most what is paid, at each
-   delay as in 2.
-5. Requests are grouped by the slots of their stretch, and by size. A schedule that keeps k of the n of a group does at least
-   `total - (n-k)·largest` and at least `k·smallest` of its work, each for the least m: all linear in k, which is a whole
-   number.
-6. When HiGHS stops early, its dual bound counts; that is at most the optimum too.
+   delay as in 2. And while any of the n requests of a group is served, a whole replica is paid, so places that the group takes
+   over n are at most what is paid, too: for groups that fill less than a replica this says more.
+5. Requests are grouped by the slots of their stretch, by who can serve them, and by size. A schedule that serves k of the n of a
+   group with a variant does at least `total - (n-k)·largest` and at least `k·smallest` of its work there, each for the least m:
+   all linear in k, which is a whole number.
+6. A request is served by one replica, so by one variant: the `kept` of a group add up to at most its n, and all of them to the
+   share that is asked for.
+7. When HiGHS stops early, its dual bound counts; that is at most the optimum too.
 
 Relaxations, each of which can only lower the result: work may be divided, interrupted, moved between replicas and done in any
 order within a slot; every step is as cheap as in the largest batch and as quick as in the smallest; placement, nodes that
-are paid but not full, node boots, image pulls, minimum replicas, drains and faults cost nothing; several variants are measured
-in money, in which case replicas may be divided too; requests that are out of the objective need not be served at all.
+are paid but not full, node boots, image pulls, minimum replicas, drains and faults cost nothing; requests that are out of the
+objective need not be served at all.
 """
 
 from __future__ import annotations
@@ -48,18 +52,22 @@ from typing import Any
 import highspy
 import numpy
 
-from fleetpack_simulator.policies.bound.problem import BoundError, BoundProblem, Work
+from fleetpack_simulator.policies.bound.problem import BoundError, BoundProblem, Effort, Work
 
 _SIZES = 4
 """Groups of each stretch by size: more make the bound tighter and the program larger."""
 _MAXIMUM_SLOTS = 1200
 _MAXIMUM_WHOLE_SLOTS = 240
 """Beyond it replicas may be divided: fleets that long are large, and the program would take minutes."""
+_MAXIMUM_FEW = 100
+"""Groups that fill less than a replica, up to which each has rows of its own: where there are more, places fill up anyway."""
 _MAXIMUM_BRANCHES = 500
 _SLOTS_OF_A_START = 4
 _TOLERANCE = 1e-6
 """HiGHS's own feasibility tolerance; taken off the result, so that rounding never lifts it over the optimum."""
 _SECONDS_PER_HOUR = 3600.0
+_NOWHERE = -1
+"""Instead of the last instant, where a variant cannot serve a request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,14 +82,28 @@ class Bound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Group:
-    """Requests of about one size whose first tokens are due in the same slots."""
+    """Requests of about one size whose first tokens are due in the same slots, and that the same variants can serve."""
+
+    first_slot: int
+    last_slot: int
+    last_instants: tuple[int | None, ...]
+    """Of the grid, by which the last prefill has begun, by variant; None: it cannot serve them."""
+    work: tuple[Work, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """A group as work for one variant."""
 
     first_slot: int
     last_slot: int
     last_instant: int
-    """Of the grid, by which the last prefill has begun."""
     residence_slots: int
-    work: tuple[Work, ...]
+    efforts: tuple[Effort, ...]
+    kept: int
+    """Column of the requests that are in the objective and served here."""
+    begun: range
+    """Columns of those whose prefill begins at each instant of the stretch."""
 
 
 def clairvoyant_bound(
@@ -103,39 +125,74 @@ def clairvoyant_bound(
         )
     length = default_slot_seconds(problem) if slot_seconds is None else slot_seconds
     slots = max(1, math.ceil(problem.end_seconds / length - 1e-9))
-    whole = whole_replicas and problem.whole_replicas and slots <= _MAXIMUM_WHOLE_SLOTS
+    whole = whole_replicas and slots <= _MAXIMUM_WHOLE_SLOTS
     program = _Program()
-    paid = program.add_columns(slots, cost=problem.replica_usd_per_hour * length / _SECONDS_PER_HOUR)
-    if whole:
-        _count_replicas(program, paid)
     groups = _groups(problem, length, slots, all_kept=needed == len(problem.work))
-    kept = [
-        program.add_columns(
-            1,
-            lower=float(len(group.work)) if needed == len(problem.work) else 0.0,
-            upper=float(len(group.work)),
-            integer=whole,
-        )[0]
-        for group in groups
-    ]
-    program.add_row([(column, 1.0) for column in kept], lower=float(needed))
-    delay = math.floor(problem.start_seconds / length + 1e-9)
-    _serve_only_when_paid(program, _busy(program, groups, kept, length, slots), paid, delay)
-    taken = _taken(program, groups, kept, slots)
-    _serve_only_when_paid(program, [[(column, problem.place_share)] for column in taken], paid, delay)
+    parts = _parts(program, problem, groups, needed, length, whole=whole)
+    for variant, own in zip(problem.variants, parts, strict=True):
+        paid = program.add_columns(slots, cost=variant.replica_usd_per_hour * length / _SECONDS_PER_HOUR)
+        delay = math.floor(variant.start_seconds / length + 1e-9)
+        if whole:
+            _count_replicas(program, paid, delay)
+        _serve_only_when_paid(program, _busy(program, own, length, slots), paid, delay)
+        taken = _taken(program, own, slots)
+        _serve_only_when_paid(program, [[(column, variant.place_share)] for column in taken], paid, delay)
+        few = [part for part in own if len(part.efforts) * variant.place_share < 1.0]
+        if whole and len(few) <= _MAXIMUM_FEW:
+            _serve_each_by_one(program, few, paid, delay)
     usd = program.solve(time_limit_seconds)
     return Bound(usd=max(0.0, usd - _TOLERANCE * (1.0 + usd)), slot_seconds=length, whole_replicas=whole)
 
 
 def default_slot_seconds(problem: BoundProblem) -> float:
-    """Return a slot that divides the start delay, as short as the program's size permits."""
+    """Return a slot that divides the (shortest) start delay, as short as the program's size permits."""
     shortest = problem.end_seconds / _MAXIMUM_SLOTS
-    if problem.start_seconds < shortest:
+    start_seconds = min(variant.start_seconds for variant in problem.variants)
+    if start_seconds < shortest:
         return shortest
-    return problem.start_seconds / min(_SLOTS_OF_A_START, math.floor(problem.start_seconds / shortest))
+    return start_seconds / min(_SLOTS_OF_A_START, math.floor(start_seconds / shortest))
 
 
-def _count_replicas(program: _Program, paid: range) -> None:
+def _parts(
+    program: _Program, problem: BoundProblem, groups: list[_Group], needed: int, length: float, *, whole: bool
+) -> list[list[_Part]]:
+    """Add how many of each group are served by each variant: row 6 of the proof; return the parts of each variant."""
+    parts: list[list[_Part]] = [[] for _ in problem.variants]
+    every: list[int] = []
+    for group in groups:
+        count = float(len(group.work))
+        least = count if needed == len(problem.work) else 0.0
+        servers = [index for index, instant in enumerate(group.last_instants) if instant is not None]
+        alone = len(servers) == 1
+        columns = [
+            program.add_columns(1, lower=least if alone else 0.0, upper=count, integer=whole)[0] for _ in servers
+        ]
+        if not alone:
+            program.add_row([(column, 1.0) for column in columns], lower=least, upper=count)
+        every += columns
+        for index, column in zip(servers, columns, strict=True):
+            parts[index].append(_part(program, group, index, column, length))
+    program.add_row([(column, 1.0) for column in every], lower=float(needed))
+    return parts
+
+
+def _part(program: _Program, group: _Group, variant: int, kept: int, length: float) -> _Part:
+    efforts = tuple(effort for one in group.work if (effort := one.efforts[variant]) is not None)
+    last_instant = group.last_instants[variant]
+    assert len(efforts) == len(group.work)
+    assert last_instant is not None
+    return _Part(
+        first_slot=group.first_slot,
+        last_slot=group.last_slot,
+        last_instant=last_instant,
+        residence_slots=math.floor(min(one.residence_seconds for one in efforts) / length + 1e-9),
+        efforts=efforts,
+        kept=kept,
+        begun=program.add_columns(last_instant - group.first_slot + 1),
+    )
+
+
+def _count_replicas(program: _Program, paid: range, delay: int) -> None:
     """Tie what is paid to whole replicas: rows 1 of the proof."""
     live = program.add_columns(len(paid), integer=True)
     started = program.add_columns(len(paid), integer=True)
@@ -145,29 +202,31 @@ def _count_replicas(program: _Program, paid: range) -> None:
         program.add_row(((live[slot], 1.0), (started[slot], -1.0), (stopped[slot], 1.0), *before), lower=0.0, upper=0.0)
         program.add_row(((column, 1.0), (started[slot], -1.0), *before), upper=0.0)
         program.add_row(((column, 1.0), (stopped[slot], 1.0), *before), lower=0.0)
+        recent = range(max(0, slot + 1 - delay), slot + 1)
+        program.add_row([*((started[one], 1.0) for one in recent), (live[slot], -1.0)], upper=0.0)
 
 
 def _serve_only_when_paid(program: _Program, use: list[list[tuple[int, float]]], paid: range, delay: int) -> None:
     """Let what is used in a slot be paid in it and in those of the start before it: rows 2 of the proof."""
     for slot, entries in enumerate(use):
+        if not entries:
+            continue
         for earlier in range(slot - delay, slot + 1):
             program.add_row(entries if earlier < 0 else [*entries, (paid[earlier], -1.0)], upper=0.0)
 
 
-def _busy(
-    program: _Program, groups: list[_Group], kept: list[int], length: float, slots: int
-) -> list[list[tuple[int, float]]]:
+def _busy(program: _Program, parts: list[_Part], length: float, slots: int) -> list[list[tuple[int, float]]]:
     """Add the work of all groups: row 3 of the proof; return the columns of each slot."""
     busy: list[list[tuple[int, float]]] = [[] for _ in range(slots)]
     released: list[list[int]] = [[] for _ in range(slots)]
-    for group, column in zip(groups, kept, strict=True):
-        urgent = program.add_columns(group.last_slot - group.first_slot + 1)
-        for work, slot in zip(urgent, range(group.first_slot, group.last_slot + 1), strict=True):
+    for part in parts:
+        urgent = program.add_columns(part.last_slot - part.first_slot + 1)
+        for work, slot in zip(urgent, range(part.first_slot, part.last_slot + 1), strict=True):
             busy[slot].append((work, 1.0))
         later = program.add_columns(1)[0]
-        released[group.first_slot].append(later)
-        _add_sizes(program, list(urgent), column, [one.urgent_seconds / length for one in group.work])
-        _add_sizes(program, [later], column, [one.later_seconds / length for one in group.work])
+        released[part.first_slot].append(later)
+        _add_sizes(program, list(urgent), part.kept, [one.urgent_seconds / length for one in part.efforts])
+        _add_sizes(program, [later], part.kept, [one.later_seconds / length for one in part.efforts])
     # From the last slot back: all that is released from a slot on is done from it on.
     done, ahead, due = (program.add_columns(slots) for _ in range(3))
     for slot in range(slots):
@@ -191,15 +250,26 @@ def _add_sizes(program: _Program, columns: list[int], kept: int, sizes: list[flo
         program.add_row([*summed, (kept, -min(sizes))], lower=0.0)
 
 
-def _taken(program: _Program, groups: list[_Group], kept: list[int], slots: int) -> range:
+def _serve_each_by_one(program: _Program, parts: list[_Part], paid: range, delay: int) -> None:
+    """Let a whole replica be paid for a request even where it fills one place of many: rows 4 of the proof, once more."""
+    for part in parts:
+        last = min(len(paid), part.last_instant + part.residence_slots)
+        use: list[list[tuple[int, float]]] = [[] for _ in range(last)]
+        for column, instant in zip(part.begun, range(part.first_slot, part.last_instant + 1), strict=True):
+            for slot in range(instant, min(last, instant + part.residence_slots)):
+                use[slot].append((column, 1.0 / len(part.efforts)))
+        _serve_only_when_paid(program, use, paid, delay)
+
+
+def _taken(program: _Program, parts: list[_Part], slots: int) -> range:
     """Add the places that requests take: row 4 of the proof; return the column of each slot."""
     changes: list[list[tuple[int, float]]] = [[] for _ in range(slots)]
-    for group, column in zip(groups, kept, strict=True):
-        begun = program.add_columns(group.last_instant - group.first_slot + 1)
-        program.add_row([*((one, 1.0) for one in begun), (column, -1.0)], equal=0.0)
-        for one, slot in zip(begun, range(group.first_slot, group.last_instant + 1), strict=True):
-            for at, change in ((slot, -1.0), (slot + group.residence_slots, 1.0)):
-                if at < slots and group.residence_slots:
+    for part in parts:
+        begun = part.begun
+        program.add_row([*((one, 1.0) for one in begun), (part.kept, -1.0)], equal=0.0)
+        for one, slot in zip(begun, range(part.first_slot, part.last_instant + 1), strict=True):
+            for at, change in ((slot, -1.0), (slot + part.residence_slots, 1.0)):
+                if at < slots and part.residence_slots:
                     changes[at].append((one, change))
     taken = program.add_columns(slots)
     for slot in range(slots):
@@ -209,37 +279,36 @@ def _taken(program: _Program, groups: list[_Group], kept: list[int], slots: int)
 
 
 def _groups(problem: BoundProblem, length: float, slots: int, *, all_kept: bool) -> list[_Group]:
-    # Work that is measured in money says nothing about when a prefill has to begin.
-    pace = 1.0 if problem.whole_replicas else 0.0
-
-    def stretch(one: Work) -> tuple[int, int, int]:
+    def stretch(one: Work) -> tuple[int, int, tuple[int, ...]]:
         first = min(slots - 1, math.floor(one.arrival_seconds / length + 1e-9))
         # An instant that ends a slot belongs to it: work up to then needs nothing of the next one.
         due_seconds = one.arrival_seconds + problem.objective_seconds
         last = math.ceil(due_seconds / length - 1e-9) - 1
-        instant = math.ceil((due_seconds - one.urgent_seconds * pace) / length - 1e-9)
-        return first, max(first, min(slots - 1, last)), max(first, instant)
+        instants = tuple(
+            _NOWHERE if effort is None else max(first, math.ceil((due_seconds - effort.urgent_seconds) / length - 1e-9))
+            for effort in one.efforts
+        )
+        return first, max(first, min(slots - 1, last)), instants
 
-    def size(one: Work) -> float:
-        return one.urgent_seconds + one.later_seconds
+    def size(one: Work) -> tuple[float, ...]:
+        return tuple(effort.urgent_seconds + effort.later_seconds for effort in one.efforts if effort is not None)
 
     groups = []
     ordered = sorted(problem.work, key=lambda one: (stretch(one), size(one)))
-    for (first, last, instant), members in groupby(ordered, key=stretch):
+    for (first, last, instants), members in groupby(ordered, key=stretch):
         alike = list(members)
-        step = math.ceil(len(alike) / (1 if all_kept and len(alike) > _SIZES else _SIZES))
-        for start in range(0, len(alike), step):
-            work = tuple(alike[start : start + step])
-            residence = min(one.residence_seconds for one in work)
-            groups.append(
-                _Group(
-                    first_slot=first,
-                    last_slot=last,
-                    last_instant=instant,
-                    residence_slots=math.floor(residence / length + 1e-9),
-                    work=work,
-                )
+        # Where all are served by the only variant their sum is all that counts.
+        is_sum_enough = all_kept and len(problem.variants) == 1 and len(alike) > _SIZES
+        step = math.ceil(len(alike) / (1 if is_sum_enough else _SIZES))
+        groups += [
+            _Group(
+                first_slot=first,
+                last_slot=last,
+                last_instants=tuple(None if instant == _NOWHERE else instant for instant in instants),
+                work=tuple(alike[start : start + step]),
             )
+            for start in range(0, len(alike), step)
+        ]
     return groups
 
 
