@@ -27,12 +27,15 @@ MATRIX_ENGINE_WIDTH = 128
 # inf2.48xlarge (6.42 ms) than Llama-2-7B in bf16 (6.47 ms).
 STATIC_WEIGHT_BITS = 16
 # From these many tokens on Neuron takes a flash attention kernel by itself (NxD Inference, `get_flash_attention_strategy`: 4,096,
-# and 1,024 where a logical core is two physical ones). It leaves out the half of the pairs that the causal mask hides.
+# and 1,024 where a logical core is two physical ones). It leaves out the half of the pairs that the causal mask hides: derived.
+# Where a comment below says chosen: the value was picked with the published rows in sight, and docs/fidelity.md has a table of what the
+# errors of left-out rows become when it is a fifth off.
 _FLASH_TOKENS = 4096
 _FLASH_TOKENS_ON_PAIRED_CORES = 1024
 _PAIRED_CORES = frozenset({"trainium2", "trainium3"})
 _FLASH_PAIR_SHARE = 0.5
-# A link that a prefill's collectives cross, as a share of a small collective's time.
+# A link that a prefill's collectives cross, as a share of a small collective's time. Chosen: nothing published measures one link, and
+# the errors of left-out rows grow on both sides of it.
 _HOP_SHARE = 0.5
 # Attention of a step works on rows, one per sequence and query head, and a NeuronCore's vector and scalar engines take 128 of them at
 # once (128 lanes, one per partition; Neuron docs, NeuronCore-v2 architecture): so a position costs the same for 1 row as for 128.
@@ -41,16 +44,21 @@ _LANES = 128
 # the cache. In steps of 4 to 32 sequences, a position costs 3.2 to 4.5 ns per layer and sequence where 2 or 4 query heads of a rank
 # share one KV head, and 1.9 ns where a rank has one of each: its read alone.
 _REPEATED_KV_PASSES = 2
-# A pair of token and position of a prompt, for one head, as a share of a position in a decode step. Chosen, not derived.
+# A pair of token and position of a prompt, for one head, as a share of a position in a decode step. Chosen. Full lanes would make
+# it a 128th; prompts cost 16 times that, and why is not known.
 _PAIR_SHARE_OF_POSITION = 0.125
-# A small collective among the cores of one device, as a share of one among devices: it crosses no link.
+# A small collective among the cores of one device, as a share of one among devices: it crosses no link. Chosen; the errors of left-out
+# rows hardly know it.
 _COLLECTIVE_SHARE_WITHIN_DEVICE = 0.5
-# Work along a row of hidden values (norms, activations, residuals) takes as long as so many more columns of every matrix.
+# Work along a row of hidden values (norms, activations, residuals) takes as long as so many more columns of every matrix. Chosen: four
+# widths of the matrix engine. With it one FLOPS share serves encoders of 768 values and decoders of 8,192.
 ELEMENTWISE_COLUMNS = 512
-# Outside the devices, per prefill: a request through the API server, tokens in, the first token out.
+# Outside the devices, per prefill: a request through the API server, tokens in, the first token out. Chosen: a round number for what no
+# row isolates; only prompts of some 25 ms could tell.
 HOST_SECONDS = 0.001
 # Passes of the host over the logits where it samples, for every compiled sequence (cast, gather) and again for every live one
-# (temperature, softmax, random draw, choice).
+# (temperature, softmax, random draw, choice). Chosen: these steps alone are two and four passes, and what the libraries add is not
+# known.
 _HOST_SAMPLING_PASSES = 5
 # An expert that is gathered for a token is read, written and read again.
 _SELECTIVE_LOADING_COPIES = 3

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 import yaml
 from click.testing import CliRunner
 
+from fleetpack_simulator.calibration import prediction
 from fleetpack_simulator.calibration.command import coefficients_yaml
 from fleetpack_simulator.calibration.fitting import CHIPS, fit
 from fleetpack_simulator.calibration.prediction import predict
 from fleetpack_simulator.calibration.report import CalibrationReport, calibrate, markdown_tables
 from fleetpack_simulator.calibration.rows import Figure, Load, Row, RowSet, packaged_rows, rows_of
 from fleetpack_simulator.cli import main
-from fleetpack_simulator.engine import Coefficients, coefficients_for
+from fleetpack_simulator.engine import Coefficients, coefficients_for, performance
 from fleetpack_simulator.settings import hardware_of
 
 # What the fit reached on 2026-11-28 (6.0 % and 23.6 %), with a little room. For rows left out the target itself: 10 % and 25 %
@@ -50,6 +52,26 @@ def test_should_ship_the_coefficients_that_the_fit_gives() -> None:
     for chip in CHIPS:
         shipped = coefficients_for(hardware_of(chip))
         assert fitted[chip] == pytest.approx({name: getattr(shipped, name) for name in Coefficients.names()}, rel=0.01)
+
+
+def test_should_name_every_fitted_number_in_the_docs_and_no_more_than_eight_per_chip() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "fidelity.md").read_text(encoding="utf-8")
+    table = page.split("| fitted number |")[1].split("\n\n")[0]
+
+    named = tuple(line.split("`")[1] for line in table.splitlines() if line.startswith("| `"))
+
+    assert named == Coefficients.names()
+    assert len(named) <= 8
+
+
+def test_should_say_in_the_docs_which_constants_were_chosen_and_how_large_they_are() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "fidelity.md").read_text(encoding="utf-8")
+    table = page.split("| constant |")[1].split("\n\n")[0]
+
+    told = {line.split("`")[1]: line.split("|")[2].strip() for line in table.splitlines() if line.startswith("| `")}
+
+    known = vars(prediction) | vars(performance)
+    assert {name: float(Fraction(value)) for name, value in told.items()} == {name: known[name] for name in told}
 
 
 def test_should_show_in_the_docs_what_it_prints(report: CalibrationReport) -> None:
