@@ -157,7 +157,7 @@ def _single_replica(given: dict[str, str | float | None], device_folder: Path | 
 
 async def _serve_pods(kubeconfig: Path, port: int) -> None:
     async with watching(kubeconfig, label_selector=DEPLOYMENT_LABEL) as watcher:
-        registry = PodRegistry(watcher)
+        registry = PodRegistry(watcher, tell=lambda text: click.echo(text, err=True))
         await _serve_until_stopped(registry, port, drain_seconds=0.0, loopback_only=True)
 
 

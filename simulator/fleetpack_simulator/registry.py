@@ -11,8 +11,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from fleetpack.core.cores import parse_cores
-from fleetpack_simulator.pods import ALLOCATED_CORES_ANNOTATION, CORES_ANNOTATION, PodView, PodWatcher
-from fleetpack_simulator.settings import ReplicaSettings, replica_settings
+from fleetpack_simulator.pods import (
+    ALLOCATED_CORES_ANNOTATION,
+    CORES_ANNOTATION,
+    DEPLOYMENT_LABEL,
+    PodView,
+    PodWatcher,
+)
+from fleetpack_simulator.settings import ESTIMATED, ReplicaSettings, replica_settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +38,8 @@ class NoReplica:
 
 Gone = Callable[[str], None]
 """Called with the identity of a replica that went away."""
+Tell = Callable[[str], None]
+"""Called with a sentence for the person who serves."""
 
 
 class Registry(Protocol):
@@ -78,9 +86,11 @@ class StaticRegistry:
 
 
 class PodRegistry:
-    """The Pods that a watcher follows, by their IP."""
+    """The Pods that a watcher follows, by their IP. `tell` hears once of each deployment whose shape is estimated."""
 
-    def __init__(self, watcher: PodWatcher) -> None:
+    def __init__(self, watcher: PodWatcher, tell: Tell = lambda _: None) -> None:
+        self._tell = tell
+        self._told: set[str] = set()
         self._by_ip: dict[str, PodView] = {}
         # A Pod's engine does not change while it lives, so what was read of it once holds.
         self._located: dict[str, ReplicaAt] = {}
@@ -101,11 +111,18 @@ class PodRegistry:
             except ValueError as error:
                 return NoReplica(reason=f"Pod {pod.namespace}/{pod.name}: {error}")
             found = self._located[pod.uid] = ReplicaAt(identity=pod.uid, settings=settings)
+            self._tell_of(pod, settings)
         return found
 
     def listen(self, gone: Gone) -> None:
         """Have `gone` called for each Pod that is deleted or has ended."""
         self._gone.append(gone)
+
+    def _tell_of(self, pod: PodView, settings: ReplicaSettings) -> None:
+        text = f"{pod.namespace}/{pod.labels.get(DEPLOYMENT_LABEL, pod.name)}: {settings.model_name}: {ESTIMATED}"
+        if settings.profile.model.estimated and text not in self._told:
+            self._told.add(text)
+            self._tell(text)
 
     def _changed(self, before: PodView | None, after: PodView | None) -> None:
         if before is not None and before.ip and self._by_ip.get(before.ip, before).uid == before.uid:

@@ -177,3 +177,20 @@ def test_should_refuse_settings_and_name_the_variable(changes: dict[str, str], m
 def test_should_ask_for_cores_when_none_were_given() -> None:
     with pytest.raises(SettingsError, match="FLEETPACK_ENGINE_CORES is not set and the replica was given no cores"):
         replica_settings(ENGINE, cores=None)
+
+
+def test_should_say_once_for_a_deployment_that_its_shape_is_estimated() -> None:
+    watcher, told = Watcher(), list[str]()
+    registry = PodRegistry(watcher, tell=told.append)
+    watcher.put(pod("u1"))
+    watcher.put(pod("u2", ip="127.10.0.6"))
+    published = pod("u3", ip="127.10.0.7", labels={"fleetpack.dev/deployment": "small"})
+    published["spec"]["containers"][0]["env"][0]["value"] = "meta-llama/Llama-3.1-8B-Instruct"
+    watcher.put(published)
+
+    for address in ("127.10.0.5", "127.10.0.6", "127.10.0.5", "127.10.0.7"):
+        registry.locate(address)
+
+    assert told == [
+        "default/chat: llama: the model's shape is estimated from its size: its name is no published model's"
+    ]
