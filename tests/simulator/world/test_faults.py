@@ -139,6 +139,10 @@ def test_should_show_a_policy_what_was_true_eight_seconds_ago_while_metrics_are_
     # Pods are read after the policy has decided, so it sees two seconds more.
     assert {at: pod_of(late[at]) for at in range(60, 80, 2)} == {at: pod_of(calm[at - 6]) for at in range(60, 80, 2)}
     assert gateway_of(late[60]) != gateway_of(calm[60])
+    # Once answers are prompt again, those that are still on their way say nothing new.
+    assert {at: gateway_of(late[at]) for at in range(80, 90, 2)} == {
+        at: gateway_of(calm[at]) for at in range(80, 90, 2)
+    }
 
 
 def test_should_show_a_policy_the_last_answers_and_that_reads_fail_while_metrics_are_missing() -> None:
