@@ -6,7 +6,6 @@ end of its log.
 
 import asyncio
 import json
-import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from control_plane import cluster
 from control_plane.api_client import ApiClient
 from control_plane.folders import cluster_folder
 from control_plane.identities import mint_service_account
+from control_plane.ports import free_ports
 from demonstration.processes import DemoProcess
 from demonstration.site import Load, LoadPlan, Say
 from installation import NAMESPACE, REPOSITORY, SERVICE_ACCOUNT, install
@@ -93,7 +93,7 @@ class OwnSite:
         say("install definitions and roles, start the operator and the simulated engines")
         self.admin = state.layout.admin_kubeconfig
         kubeconfig = await asyncio.to_thread(self._install, state)
-        self._operator_port = _free_port()
+        self._operator_port = free_ports(("operator",))["operator"]
         await self._start(
             "operator",
             "fleetpack",
@@ -168,9 +168,3 @@ def load_arguments(trace: Path | None, plan: LoadPlan) -> list[str]:
         f"--speed={plan.speed}",
         f"--duration={plan.duration_seconds}",
     ]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

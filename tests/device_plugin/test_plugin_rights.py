@@ -97,7 +97,7 @@ async def end_of(account: PluginAccount, kubeconfig: Path) -> subprocess.Complet
     """Run a plugin that ends by itself."""
     command = [str(Path(sys.executable).with_name("fleetpack")), "device-plugin", "--source=simulated"]
     command += [f"--node-name={account.node}", f"--kubeconfig={kubeconfig}"]
-    return await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60.0)
+    return await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=120.0)
 
 
 async def serve(
@@ -106,7 +106,7 @@ async def serve(
     """Run a plugin until something is so, with all that a plugin ever writes if asked for; return its log."""
     plugin = PluginProcess(kubelet, account.node, kubeconfig, folder)
     try:
-        await eventually(lambda: kubelet.allocatable() == 12, within_seconds=60.0, what="a registered plugin")
+        await eventually(lambda: kubelet.allocatable() == 12, what="a registered plugin")
         if work:
             plugin.unhealthy_file.write_text("neuron-5")
             for name, planned in (("left", "0-1"), ("right", "2-3")):
@@ -114,7 +114,7 @@ async def serve(
             # The planned cores of one another: an event for each.
             await kubelet.allocate(f"{account.namespace}/left", ["neuroncore-2", "neuroncore-3"])
             await kubelet.allocate(f"{account.namespace}/right", ["neuroncore-0", "neuroncore-1"])
-        await eventually(until, within_seconds=30.0, what=f"every right asked for again\n{plugin.log()}")
+        await eventually(until, what=f"every right asked for again\n{plugin.log()}")
     finally:
         log = plugin.log()
         print(log)

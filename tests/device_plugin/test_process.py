@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from control_plane.api_client import ApiClient
-from eventually import eventually
+from eventually import WAIT_LIMIT_SECONDS, eventually
 from kubelet_side import CORE, KubeletSide
 from plugin_process import PluginAccount, PluginProcess, plugin_account
 from scripted_server import always, http_answer, scripted_server
@@ -48,7 +48,7 @@ async def plugin(account: PluginAccount, monitor_url: str, tmp_path: Path) -> As
     option = f"--neuron-monitor-url={monitor_url}"
     running = PluginProcess(kubelet, account.node, account.kubeconfig, tmp_path, option)
     try:
-        await eventually(lambda: kubelet.allocatable() == 12, within_seconds=60.0, what="a registered plugin")
+        await eventually(lambda: kubelet.allocatable() == 12, what="a registered plugin")
         yield running
     finally:
         print(running.log())
@@ -90,7 +90,11 @@ async def test_should_accept_a_swap_and_tell_of_it(plugin: PluginProcess, accoun
         return {one["regarding"]["name"] for one in found if one["reason"] == "CoresSwapped"}
 
     await eventually(lambda: told() == {"left", "right"}, what="an event for each")
-    assert (await plugin.metrics())['fleetpack_device_plugin_disagreements_total{kind="CoresSwapped"}'] == 2.0
+    # Counted once the event is posted.
+    counted = 'fleetpack_device_plugin_disagreements_total{kind="CoresSwapped"}'
+    async with asyncio.timeout(WAIT_LIMIT_SECONDS):
+        while (await plugin.metrics()).get(counted) != 2.0:  # noqa: ASYNC110 (a page has no event)
+            await asyncio.sleep(0.05)
 
 
 async def test_should_write_each_annotation_once(plugin: PluginProcess, account: PluginAccount, cluster) -> None:
@@ -146,6 +150,6 @@ def report(account: PluginAccount, reason: str, message: str) -> None:
 async def test_should_end_at_once_where_the_machine_has_no_neuron_cores(account: PluginAccount) -> None:
     command = [str(Path(sys.executable).with_name("fleetpack")), "device-plugin", f"--node-name={account.node}"]
     command += [f"--kubeconfig={account.kubeconfig}", "--instance-type=p5.48xlarge"]
-    answer = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60.0)
+    answer = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=120.0)
     assert answer.returncode == 1
     assert "instance type 'p5.48xlarge' has no Neuron cores (it offers nvidia.com/gpu)" in answer.stderr

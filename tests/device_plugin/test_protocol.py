@@ -210,7 +210,7 @@ async def test_should_register_again_with_a_kubelet_that_has_stopped_listening(k
     async with running_plugin(kubelet.folder, PodBoard()):
         await registered(kubelet)
         await kubelet._forget(CORE)
-        await eventually(lambda: kubelet.allocatable() == 12, within_seconds=10.0, what="a second registration")
+        await eventually(lambda: kubelet.allocatable() == 12, what="a second registration")
 
 
 async def test_should_register_again_when_another_plugin_has_registered_the_same(kubelet: KubeletSide) -> None:

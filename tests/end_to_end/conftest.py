@@ -18,7 +18,7 @@ from control_plane.api_client import ApiClient
 from installation import NAMESPACE, SERVICE_ACCOUNT, install, rendered_chart
 from kubectl import Kubectl
 from operator_process import Engines, OperatorProcess, operator_running
-from rights import rights_of, wait_until_allowed
+from rights import wait_until_allowed
 from small_fleet import SmallFleet
 from witness import Witness, witnessing
 
@@ -29,11 +29,8 @@ def operator_kubeconfig(cluster: Cluster) -> Path:
     with cluster.client() as client:
         install(client)
     kubeconfig = cluster.service_account_kubeconfig(NAMESPACE, SERVICE_ACCOUNT)
-    manifests = rendered_chart()
-    everywhere = rights_of(own for own in manifests if own["kind"] == "ClusterRole")
-    here = rights_of(own for own in manifests if own["kind"] == "Role")
-    wait_until_allowed(cluster, kubeconfig, *sorted(everywhere))
-    wait_until_allowed(cluster, kubeconfig, *sorted(here), namespace=NAMESPACE)
+    with cluster.client(kubeconfig) as client:
+        wait_until_allowed(client, rendered_chart())
     return kubeconfig
 
 

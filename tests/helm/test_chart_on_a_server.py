@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from control_plane.api_client import ApiClient, ApiError
 from control_plane.binaries import ensure
 from control_plane.programs import KUBECONFORM
 from openapi_schemas import LOCATION, write_schemas
+from rights import wait_until_allowed
 
 pytestmark = pytest.mark.cluster
 
@@ -43,7 +47,8 @@ def kubeconform(schemas: Path, manifests: list[dict[str, Any]]) -> subprocess.Co
 
 @pytest.fixture(scope="module")
 def operator_namespace(cluster) -> Iterator[str]:
-    name = "chart-test"
+    # A new one for each run: on a cluster that is kept, the last run's may still be ending.
+    name = f"chart-{uuid.uuid4().hex[:6]}"
     cluster.kubectl("create", "namespace", name)
     yield name
     cluster.kubectl("delete", "namespace", name, "--wait=false")
@@ -58,6 +63,7 @@ def operator(cluster, operator_namespace: str) -> Iterator[ApiClient]:
     assert applied.returncode == 0, applied.stderr
     [account] = [own["metadata"]["name"] for own in accounts if own["kind"] == "ServiceAccount"]
     with cluster.client(cluster.service_account_kubeconfig(operator_namespace, account)) as client:
+        wait_until_allowed(client, accounts)
         yield client
     cluster.kubectl("delete", "-f", "-", "--wait=false", input_text=yaml.safe_dump_all(accounts))
 
@@ -87,6 +93,9 @@ def test_should_notice_a_field_that_no_schema_has(admin: ApiClient, tmp_path: Pa
 def test_should_run_where_only_restricted_pods_may(cluster, admin: ApiClient, namespace: str) -> None:
     cluster.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
     manifests = rendered(namespace)
+    # The API server holds Pods to a label a moment after it has stored it.
+    anything = {"containers": [{"name": "any", "image": "none"}]}
+    wait_for(lambda: refusal(admin, namespace, pod("any", anything)), what="the restricted standard in force")
     operator = chart.the(manifests, "Deployment")["spec"]["template"]["spec"]
     for name, spec in (("operator", operator), ("test", chart.the(manifests, "Pod")["spec"])):
         created = admin.create(f"/api/v1/namespaces/{namespace}/pods?dryRun=All", pod(name, spec))
@@ -97,13 +106,23 @@ def test_should_need_a_privileged_namespace_for_the_device_plugin_alone(
     cluster, admin: ApiClient, namespace: str
 ) -> None:
     plugin = chart.the(rendered(namespace, "devicePlugin.enabled=true"), "DaemonSet")["spec"]["template"]["spec"]
-    path, body = f"/api/v1/namespaces/{namespace}/pods?dryRun=All", pod("plugin", plugin)
+    body = pod("plugin", plugin)
     cluster.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=baseline")
+    # The API server holds Pods to a label a moment after it has stored it.
+    refused = wait_for(lambda: refusal(admin, namespace, body), what="the baseline standard in force")
     # Folders of the node are all that keeps it from running under the baseline standard.
-    with pytest.raises(ApiError, match=r'violates PodSecurity "baseline:latest": hostPath volumes \(volumes [^)]*\)$'):
-        admin.create(path, body)
+    assert re.search(r'violates PodSecurity "baseline:latest": hostPath volumes \(volumes [^)]*\)$', refused)
     cluster.kubectl("label", "namespace", namespace, "--overwrite", "pod-security.kubernetes.io/enforce=privileged")
-    assert admin.create(path, body)["metadata"]["name"] == "plugin"
+    wait_for(lambda: not refusal(admin, namespace, body), what="a privileged namespace that takes the plugin")
+
+
+def refusal(admin: ApiClient, namespace: str, body: dict[str, Any]) -> str:
+    """Return why a Pod is refused; empty where it is not."""
+    try:
+        admin.create(f"/api/v1/namespaces/{namespace}/pods?dryRun=All", body)
+    except ApiError as error:
+        return str(error)
+    return ""
 
 
 def pod(name: str, spec: dict[str, Any]) -> dict[str, Any]:
@@ -160,6 +179,25 @@ def test_should_let_the_operator_do_nothing_else(operator: ApiClient, operator_n
 
 
 PEOPLE = ("view", "edit", "admin")
+PEOPLE_MAY: list[tuple[str, set[str]]] = [
+    ("get inferencedeployments.fleetpack.dev", {"view", "edit", "admin"}),
+    ("list inferencedeployments.fleetpack.dev", {"view", "edit", "admin"}),
+    ("watch inferencedeployments.fleetpack.dev", {"view", "edit", "admin"}),
+    ("get inferencedeployments.fleetpack.dev/scale", {"view", "edit", "admin"}),
+    ("get inferencedeployments.fleetpack.dev/status", {"view", "edit", "admin"}),
+    ("create inferencedeployments.fleetpack.dev", {"edit", "admin"}),
+    ("update inferencedeployments.fleetpack.dev", {"edit", "admin"}),
+    ("patch inferencedeployments.fleetpack.dev", {"edit", "admin"}),
+    ("delete inferencedeployments.fleetpack.dev", {"edit", "admin"}),
+    ("deletecollection inferencedeployments.fleetpack.dev", {"edit", "admin"}),
+    ("update inferencedeployments.fleetpack.dev/scale", {"edit", "admin"}),
+    ("patch inferencedeployments.fleetpack.dev/scale", {"edit", "admin"}),
+    ("patch inferencedeployments.fleetpack.dev/status", set()),
+    ("get acceleratorpools.fleetpack.dev", {"view", "edit", "admin"}),
+    ("create acceleratorpools.fleetpack.dev", set()),
+    ("patch acceleratorpools.fleetpack.dev", set()),
+    ("delete acceleratorpools.fleetpack.dev", set()),
+]
 
 
 @pytest.fixture(scope="module")
@@ -184,35 +222,17 @@ def people(cluster, operator_namespace: str) -> Iterator[Callable[[str, str], bo
         def somebody_may(role: str, asked: str) -> bool:
             return may(client, operator_namespace, asked, user=f"somebody-{role}")
 
-        # The roles are put together in the background.
-        if roles:
-            wait_for(lambda: somebody_may("admin", "delete inferencedeployments.fleetpack.dev"))
-            wait_for(lambda: somebody_may("view", "get inferencedeployments.fleetpack.dev"))
+        # The cluster's roles are put together in the background, each in its own time.
+        for asked, allowed in PEOPLE_MAY:
+            for role in allowed:
+                wait_for(partial(somebody_may, role, asked), what=f"{role} may {asked}")
         yield somebody_may
     cluster.kubectl("delete", "-f", "-", "--wait=false", input_text=yaml.safe_dump_all([*roles, *bindings]))
 
 
 @pytest.mark.parametrize(
     ("asked", "allowed"),
-    [
-        ("get inferencedeployments.fleetpack.dev", {"view", "edit", "admin"}),
-        ("list inferencedeployments.fleetpack.dev", {"view", "edit", "admin"}),
-        ("watch inferencedeployments.fleetpack.dev", {"view", "edit", "admin"}),
-        ("get inferencedeployments.fleetpack.dev/scale", {"view", "edit", "admin"}),
-        ("get inferencedeployments.fleetpack.dev/status", {"view", "edit", "admin"}),
-        ("create inferencedeployments.fleetpack.dev", {"edit", "admin"}),
-        ("update inferencedeployments.fleetpack.dev", {"edit", "admin"}),
-        ("patch inferencedeployments.fleetpack.dev", {"edit", "admin"}),
-        ("delete inferencedeployments.fleetpack.dev", {"edit", "admin"}),
-        ("deletecollection inferencedeployments.fleetpack.dev", {"edit", "admin"}),
-        ("update inferencedeployments.fleetpack.dev/scale", {"edit", "admin"}),
-        ("patch inferencedeployments.fleetpack.dev/scale", {"edit", "admin"}),
-        ("patch inferencedeployments.fleetpack.dev/status", set()),
-        ("get acceleratorpools.fleetpack.dev", {"view", "edit", "admin"}),
-        ("create acceleratorpools.fleetpack.dev", set()),
-        ("patch acceleratorpools.fleetpack.dev", set()),
-        ("delete acceleratorpools.fleetpack.dev", set()),
-    ],
+    PEOPLE_MAY,
 )
 def test_should_let_people_do_with_models_what_they_may_do_with_pods(
     people: Callable[[str, str], bool], asked: str, allowed: set[str]

@@ -19,6 +19,7 @@ import yaml
 from chart import CHART, helm, rendered, set_arguments
 from cluster_fixtures import wait_for
 from control_plane.api_client import ApiClient, ApiError
+from rights import wait_until_allowed
 from simulated_nodes import SimulatedNode, create_nodes
 
 pytestmark = pytest.mark.cluster
@@ -37,7 +38,7 @@ def administrator(cluster) -> Iterator[ApiClient]:
 
 
 @pytest.fixture(scope="module")
-def installed(cluster, administrator: ApiClient) -> Iterator[None]:
+def installed(cluster, administrator: ApiClient) -> Iterator[list[dict[str, Any]]]:
     """The plugin's account, role and policy, and two nodes."""
     manifests = [
         own
@@ -48,7 +49,7 @@ def installed(cluster, administrator: ApiClient) -> Iterator[None]:
     applied = cluster.kubectl("apply", "--server-side", "-f", "-", input_text=yaml.safe_dump_all(manifests))
     assert applied.returncode == 0, applied.stderr
     create_nodes(administrator, SimulatedNode(name=HERE), SimulatedNode(name=ELSEWHERE))
-    yield
+    yield manifests
     cluster.kubectl("delete", "-f", "-", "--wait=false", input_text=yaml.safe_dump_all(manifests))
     # Before their nodes go: nobody would end them there.
     cluster.kubectl("-n", NAMESPACE, "delete", "pods", "--all", "--force", "--grace-period=0")
@@ -57,7 +58,7 @@ def installed(cluster, administrator: ApiClient) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def make_pod(administrator: ApiClient, installed: None) -> Callable[..., str]:
+def make_pod(administrator: ApiClient, installed: list[dict[str, Any]]) -> Callable[..., str]:
     def make(name: str, node: str, account: str = "default") -> str:
         path = f"/api/v1/namespaces/{NAMESPACE}/pods"
         wait_for(lambda: there(administrator, f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/{account}"))
@@ -75,15 +76,25 @@ def make_pod(administrator: ApiClient, installed: None) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="module")
-def plugin(cluster, administrator: ApiClient, make_pod: Callable[..., str], tmp_path_factory) -> Iterator[ApiClient]:
+def plugin(
+    cluster,
+    administrator: ApiClient,
+    installed: list[dict[str, Any]],
+    make_pod: Callable[..., str],
+    tmp_path_factory,
+) -> Iterator[ApiClient]:
     """Return a connection with a token that belongs to the plugin's Pod on the node HERE."""
     pod = administrator.get(make_pod("plugin", HERE, ACCOUNT))
     bound = {"apiVersion": "v1", "kind": "Pod", "name": "plugin", "uid": pod["metadata"]["uid"]}
     with connected(cluster, administrator, tmp_path_factory.mktemp("token"), {"boundObjectRef": bound}) as client:
-        # The API server takes up each policy in its own time, so that one may hold a second before the other.
+        # The API server takes up roles and each of the policies in its own time: one may hold a second before the other.
         forbidden = {"metadata": {"annotations": {"x": "y"}}}
-        wait_for(lambda: refusal(client, make_pod("elsewhere", ELSEWHERE), forbidden))
-        wait_for(lambda: refusal(client, f"/api/v1/nodes/{ELSEWHERE}", forbidden))
+        elsewhere = make_pod("elsewhere", ELSEWHERE)
+        wait_until_allowed(client, installed)
+        wait_for(lambda: "of its own node" in refusal(client, elsewhere, forbidden), what="the policy of Pods")
+        wait_for(
+            lambda: "its own node" in refusal(client, f"/api/v1/nodes/{ELSEWHERE}", forbidden), what="that of nodes"
+        )
         yield client
 
 

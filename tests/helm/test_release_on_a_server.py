@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from chart import CHART, ROOT, helm, set_arguments
 from control_plane.api_client import ApiClient, ApiError
 from installation import install
 from operator_process import OperatorProcess, operator_running
+from rights import wait_until_allowed
 from small_fleet import GROUP, SmallFleet
 from witness import witnessing
 
@@ -55,6 +57,8 @@ class Release:
     def operator(self, request: pytest.FixtureRequest) -> Iterator[OperatorProcess]:
         """Run an operator with the rights that the release gives now."""
         kubeconfig = self.cluster.service_account_kubeconfig(self.name, f"{self.name}-fleetpack")
+        with self.cluster.client(kubeconfig) as client:
+            wait_until_allowed(client, yaml.safe_load_all(self.helm("get", "manifest", self.name)))
         process = OperatorProcess(kubeconfig=kubeconfig, log=self.log, lease_name=self.name, identity="released")
         with operator_running(process, request):
             yield process

@@ -35,8 +35,10 @@ class Queue:
                 self.send_response(503 if waiting is None else 200)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                # Who asks may have gone: an operator that is ended in the middle of its question.
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    self.end_headers()
+                    self.wfile.write(body)
 
             def log_message(self, format: str, *arguments: object) -> None:
                 """Say nothing."""

@@ -27,6 +27,7 @@ from chart import Manifest, rendered
 from cluster_fixtures import Cluster, wait_for
 from control_plane.api_client import ApiClient
 from kubelet_side import CORE, KubeletSide
+from rights import wait_until_allowed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +90,8 @@ def plugin_account(cluster: Cluster, administrator: ApiClient, folder: Path) -> 
     content["users"][0]["user"] = {"token": answer["status"]["token"]}
     kubeconfig = folder / "kubeconfig"
     kubeconfig.write_text(yaml.safe_dump(content))
+    with ApiClient(kubeconfig) as client:
+        wait_until_allowed(client, manifests)
     yield PluginAccount(
         namespace=namespace, node=node, kubeconfig=kubeconfig, manifests=manifests, administrator=administrator
     )

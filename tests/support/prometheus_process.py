@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import socket
 import subprocess
 import time
 import urllib.error
@@ -28,6 +27,7 @@ import yaml
 
 from chart import MONITORING, rendered, the
 from control_plane.binaries import ensure
+from control_plane.ports import free_ports
 from control_plane.programs import PROMETHEUS
 from kind_release import NAMESPACE, PLUGIN_NAMESPACE, RELEASE, SETTINGS
 
@@ -80,9 +80,7 @@ def prometheus_running(kubeconfig: Path, folder: Path) -> Iterator[Prometheus]:
     program = ensure((PROMETHEUS,))["prometheus"]
     (folder / "rules.yaml").write_text(yaml.safe_dump({"groups": shortened_rules()}))
     (folder / "prometheus.yaml").write_text(yaml.safe_dump(configuration(kubeconfig, folder)))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_ports(('prometheus',))['prometheus']}"
     log = folder / "prometheus.log"
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -14,11 +14,11 @@ import contextlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
-from cluster_fixtures import Cluster, wait_for
+from cluster_fixtures import wait_for
 from control_plane.api_client import ApiClient, ApiError
 from fault_proxy import FaultProxy, Match, RefuseRequest, RequestRecord
 
@@ -154,25 +154,31 @@ def trial(admin: ApiClient, impostor: Impostor, rights: set[Right], name: str) -
                     admin.delete(f"{RBAC}/{kind}/{_user(name, number)}")
 
 
-def wait_until_allowed(cluster: Cluster, kubeconfig: Path, *rights: Right, namespace: str = "") -> None:
-    """Wait until the API server gives a user these rights, everywhere unless told where: it takes roles up after it has stored them."""
-    with cluster.client(kubeconfig) as client:
-        for group, resource, verb in rights:
-            full, _, subresource = resource.partition("/")
-            attributes = {
-                "group": group,
-                "resource": full,
-                "subresource": subresource,
-                "verb": verb,
-                "namespace": namespace,
-            }
-            review = {
-                "apiVersion": "authorization.k8s.io/v1",
-                "kind": "SelfSubjectAccessReview",
-                "spec": {"resourceAttributes": attributes},
-            }
-            path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
-            wait_for(lambda: client.create(path, review)["status"]["allowed"], what=f"the right to {verb} {resource}")  # noqa: B023 (asked at once)
+def wait_until_allowed(client: ApiClient, manifests: Iterable[dict[str, Any]]) -> None:
+    """Wait until the user of a connection has every right of the roles among these manifests, but of those made for people.
+
+    The API server takes roles and bindings up a moment after it has stored them.
+    """
+    for role in [own for own in manifests if own and own["kind"] in ("ClusterRole", "Role")]:
+        if any("/aggregate-to-" in label for label in role["metadata"].get("labels", {})):
+            continue
+        namespace = role["metadata"].get("namespace", "")
+        for right in sorted(rights_of([role])):
+            wait_for(partial(is_allowed, client, right, namespace), what=f"{role['metadata']['name']}'s right {right}")
+
+
+def is_allowed(client: ApiClient, right: Right, namespace: str = "") -> bool:
+    """Say whether the user of a connection may do something, in a namespace or everywhere."""
+    group, resource, verb = right
+    full, _, subresource = resource.partition("/")
+    attributes = {"group": group, "resource": full, "subresource": subresource, "verb": verb, "namespace": namespace}
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": attributes},
+    }
+    allowed = client.create("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)["status"]["allowed"]
+    return bool(allowed)
 
 
 def missing_right_message(right: Right) -> str:

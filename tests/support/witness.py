@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ class Witness:
         with ApiClient(self._kubeconfig) as client:
             for resource, path in PATHS.items():
                 answer = client.get(path)
-                wait_for(lambda: self._has_seen(resource, answer), what=f"a witness of all {resource}")  # noqa: B023 (asked at once)
+                wait_for(partial(self._has_seen, resource, answer), what=f"a witness of all {resource}")
 
     def now_seconds(self) -> float:
         """Return the time on the clock of `Change.at_seconds`: what was done before has been seen, with an earlier time."""
