@@ -168,6 +168,7 @@ class _Operator:
                 age_seconds = reflector.age_seconds(time.monotonic())
                 if age_seconds is not None:
                     self.metrics.show_reflector_age(name, age_seconds)
+                self.metrics.show_reflector_failures(name, reflector.counts.failures)
             await asyncio.sleep(5.0)
 
     def _on_started_leading(self) -> None:

@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
+import logging
 import random
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -13,8 +14,10 @@ from hypothesis import strategies as st
 
 from eventually import WAIT_LIMIT_SECONDS, eventually
 from fault_proxy import CutStream, DelayEvents, DropEvents, ErrorEvent, FaultProxy, Match, RefuseRequest
-from fleetpack.cluster.api_client import Json, KubernetesClient, Selector, resource_path
+from fleetpack.cluster.api_client import Json, KubernetesClient, Selector, WatchEvent, resource_path
+from fleetpack.cluster.errors import Forbidden, KubernetesError, ServerError
 from fleetpack.cluster.reflector import Key, ProjectedStore, Reflector, ReflectorSettings, Unreadable
+from virtual_time import in_virtual_time
 
 cluster_test = pytest.mark.cluster
 
@@ -132,6 +135,75 @@ def test_should_equal_the_last_list_and_account_for_all_that_went(states: list[d
         assert {key[1]: value for key, value in store.objects.items()} == {name: x for name, (x, _) in expected.items()}
         assert {name for _, name in store.unreadable} == {name for name, (x, _) in state.items() if x == "-1"}
     assert sorted(deletions.seen) == sorted(gone)
+
+
+# ----- what it says of an outage, in virtual time
+
+
+class Unwilling:
+    """A server that fails as it is told to."""
+
+    def __init__(self) -> None:
+        self.list_error: KubernetesError | None = None
+        self.watch_error: KubernetesError | None = None
+
+    async def list(self, path: str, **_: Any) -> Json:
+        if self.list_error is not None:
+            raise self.list_error
+        return {"metadata": {"resourceVersion": "1"}, "items": []}
+
+    @contextlib.asynccontextmanager
+    async def watch(self, path: str, version: str, **_: Any) -> AsyncIterator[AsyncIterator[WatchEvent]]:
+        if self.watch_error is not None:
+            raise self.watch_error
+
+        async def events() -> AsyncIterator[WatchEvent]:
+            await asyncio.sleep(20.0)
+            yield WatchEvent("BOOKMARK", {"metadata": {"resourceVersion": version}})
+
+        yield events()
+
+
+@in_virtual_time
+async def test_should_log_each_cause_of_an_outage_and_repeat_it_once_a_minute() -> None:
+    server = Unwilling()
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("fleetpack.cluster.reflector")
+    reflector = Reflector(
+        cast(KubernetesClient, server),
+        "/api/v1/pods",
+        x_of,
+        settings=ReflectorSettings(monotonic=asyncio.get_running_loop().time),
+    )
+
+    async def told_within(seconds: float) -> list[str]:
+        messages.clear()
+        await asyncio.sleep(seconds)
+        return messages.copy()
+
+    logger.addHandler(handler)
+    task = asyncio.create_task(reflector.run())
+    try:
+        well = await told_within(60.0)
+        server.list_error = ServerError("list", "/api/v1/pods", "out of order", status=500)
+        server.watch_error = ServerError("watch", "/api/v1/pods", "out of order", status=500)
+        both = await told_within(50.0)
+        server.list_error, server.watch_error = None, Forbidden("watch", "/api/v1/pods", "no right", status=403)
+        refused = await told_within(50.0)
+        lasting = await told_within(60.0)
+        server.watch_error = None
+        well_again = await told_within(60.0)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        logger.removeHandler(handler)
+
+    said = "watching /api/v1/pods: {} /api/v1/pods (HTTP {}): {}; trying again"
+    assert (well, well_again) == ([], [])
+    assert both == [said.format("watch", 500, "out of order"), said.format("list", 500, "out of order")]
+    assert refused == lasting == [said.format("watch", 403, "no right")]
 
 
 # ----- against the real server

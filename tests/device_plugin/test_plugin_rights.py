@@ -65,14 +65,10 @@ async def test_should_ask_for_exactly_what_the_chart_grants_and_miss_each_right(
 ) -> None:
     rights = rights_of(account.manifests)
     kubeconfig = proxy.write_kubeconfig(tmp_path / "proxy")
-    watching = {right for right in rights if right[2] == "watch"}
     withhold_once(proxy, {TELLING_THE_TYPE})
     ended = await end_of(account, kubeconfig)
-    # A cache tells of an outage once, and a refused list would be one already: so the watches come alone.
-    withhold_once(proxy, watching)
-    log = await serve(account, kubelet, kubeconfig, tmp_path, until=lambda: granted_again(proxy) >= watching)
-    withhold_once(proxy, rights - watching - {TELLING_THE_TYPE})
-    log += await serve(account, kubelet, kubeconfig, tmp_path, until=lambda: granted_again(proxy) == rights, work=True)
+    withhold_once(proxy, rights - {TELLING_THE_TYPE})
+    log = await serve(account, kubelet, kubeconfig, tmp_path, until=lambda: granted_again(proxy) == rights)
 
     requests = first_of_each(proxy.requests)
     assert requests.keys() == rights
@@ -100,20 +96,17 @@ async def end_of(account: PluginAccount, kubeconfig: Path) -> subprocess.Complet
     return await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=120.0)
 
 
-async def serve(
-    account: PluginAccount, kubelet: KubeletSide, kubeconfig: Path, folder: Path, *, until, work: bool = False
-) -> str:
-    """Run a plugin until something is so, with all that a plugin ever writes if asked for; return its log."""
+async def serve(account: PluginAccount, kubelet: KubeletSide, kubeconfig: Path, folder: Path, *, until) -> str:
+    """Run a plugin that has to write all that it ever does until something is so; return its log."""
     plugin = PluginProcess(kubelet, account.node, kubeconfig, folder)
     try:
         await eventually(lambda: kubelet.allocatable() == 12, what="a registered plugin")
-        if work:
-            plugin.unhealthy_file.write_text("neuron-5")
-            for name, planned in (("left", "0-1"), ("right", "2-3")):
-                account.create_pod(name, planned, 2)
-            # The planned cores of one another: an event for each.
-            await kubelet.allocate(f"{account.namespace}/left", ["neuroncore-2", "neuroncore-3"])
-            await kubelet.allocate(f"{account.namespace}/right", ["neuroncore-0", "neuroncore-1"])
+        plugin.unhealthy_file.write_text("neuron-5")
+        for name, planned in (("left", "0-1"), ("right", "2-3")):
+            account.create_pod(name, planned, 2)
+        # The planned cores of one another: an event for each.
+        await kubelet.allocate(f"{account.namespace}/left", ["neuroncore-2", "neuroncore-3"])
+        await kubelet.allocate(f"{account.namespace}/right", ["neuroncore-0", "neuroncore-1"])
         await eventually(until, what=f"every right asked for again\n{plugin.log()}")
     finally:
         log = plugin.log()

@@ -98,10 +98,9 @@ def do_everything(
         identity="rights",
     )
     rights = granted()
-    # Two rounds: a cache tells of an outage once, so that its watch and its list cannot both be refused in one; a Lease is made once; a
-    # node that could not be launched is tried again half a minute later, but at once by another process.
-    first = {right for right in rights if right[2] == "watch"}
-    first |= {("coordination.k8s.io", "leases", "create"), ("", "nodes", "create")}
+    # Two rounds: a Lease is made once; a node that could not be launched is tried again half a minute later, but at once by another
+    # process.
+    first = {("coordination.k8s.io", "leases", "create"), ("", "nodes", "create")}
     # A node is launched, a replica is made, its Service and budget too; spec.replicas is written.
     fleet.pool(disruption={"consolidateAfter": "1s"})
     scaling = {"minReplicas": 1, "maxReplicas": 2, "targetQueueDepth": 1, "signals": queue_signal(queue.url)}
@@ -112,7 +111,7 @@ def do_everything(
         # And said so: an operator that is ended between an answer and its line in the log says nothing.
         fleet.until(
             lambda: refused(proxy.requests) >= first and untold(proxy.requests, said(process)) == [],
-            "every watch and the first node refused",
+            "the Lease and the first node refused",
             "chat",
         )
     withhold_once(proxy, rights - first)

@@ -150,6 +150,8 @@ def test_should_show_the_state_of_the_process():
     metrics.plan_made(at=1_700_000_000.0, took_seconds=0.02)
     metrics.tick_was_late(-0.001)
     metrics.show_reflector_age("pods", 0.5)
+    metrics.show_reflector_failures("pods", 2)
+    metrics.show_reflector_failures("pods", 5)
     metrics.show_leader(True)
 
     assert [
@@ -157,11 +159,13 @@ def test_should_show_the_state_of_the_process():
         *lines(metrics, "fleetpack_loop_lag_seconds_sum"),
         *lines(metrics, "fleetpack_last_plan"),
         *lines(metrics, "fleetpack_reflector_age"),
+        *lines(metrics, "fleetpack_reflector_failures"),
         *lines(metrics, "fleetpack_leader"),
     ] == [
         "fleetpack_plan_duration_seconds_sum 0.02",
         "fleetpack_loop_lag_seconds_sum 0.0",
         "fleetpack_last_plan_timestamp_seconds 1.7e+09",
         'fleetpack_reflector_age_seconds{resource="pods"} 0.5',
+        'fleetpack_reflector_failures_total{resource="pods"} 5.0',
         "fleetpack_leader 1.0",
     ]

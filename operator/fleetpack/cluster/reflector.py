@@ -6,14 +6,16 @@ nothing but a list. Lists also come every five minutes, so that an event lost on
 watch after 20 s, and a bookmark, an event, an accepted watch and an orderly end are the signs of life.
 
 Failure: `run` never ends by itself. A broken stream is taken up again where it stopped, everything else starts with a list, both
-with growing pauses. An object that the projection cannot read harms only itself: it is put in `unreadable` with its error, and
-its last readable value stays (a Pod that we no longer understand still owns its cores). Not for use by several threads.
+with growing pauses. Each cause of an outage is logged when it first shows, and once a minute while it lasts; `counts` has them all. An
+object that the projection cannot read harms only itself: it is put in `unreadable` with its error, and its last readable value stays
+(a Pod that we no longer understand still owns its cores). Not for use by several threads.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -31,11 +33,14 @@ from fleetpack.cluster.api_client import (
     WatchEvent,
     list_items,
 )
-from fleetpack.cluster.errors import ConnectionLost, TooManyRequests
+from fleetpack.cluster.errors import ConnectionLost, KubernetesError, TooManyRequests
 
 _logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+REPEAT_SECONDS = 60.0
+"""How often the log repeats a cause that lasts."""
 
 Key = tuple[str, str]
 """Namespace and name; the namespace is empty for cluster-scoped objects."""
@@ -190,6 +195,8 @@ class Reflector(Generic[T]):
         self._relist_at_seconds = 0.0
         self._failures_in_a_row = 0
         self._was_unreachable = False
+        self._told_at_seconds: dict[tuple[str, str, int | None], float] = {}
+        """When each cause of the present outage was logged last."""
 
     @property
     def store(self) -> Mapping[Key, T]:
@@ -309,14 +316,13 @@ class Reflector(Generic[T]):
     def _note_life(self, now_seconds: float) -> None:
         self._last_sign_of_life_seconds = now_seconds
         self._failures_in_a_row = 0
+        self._told_at_seconds.clear()
         self.last_error = None
 
     def _note_failure(self, error: Exception) -> float:
         """Remember a failure and return how long to pause."""
         settings = self._settings
-        if self.last_error is None:
-            # Once per outage; the counter tells the rest.
-            _logger.warning("watching %s: %s; trying again", self.path, error)
+        self._log_failure(error)
         self.last_error = f"{type(error).__name__}: {error}"
         self.counts.failures += 1
         if not isinstance(error, ConnectionLost | TooManyRequests):
@@ -334,6 +340,15 @@ class Reflector(Generic[T]):
         if isinstance(error, TooManyRequests) and error.retry_after_seconds is not None:
             return max(pause_seconds, error.retry_after_seconds)
         return pause_seconds
+
+    def _log_failure(self, error: Exception) -> None:
+        """Log a cause that is new in this outage, or has lasted: a watch that is refused after a list that failed is news."""
+        known = error if isinstance(error, KubernetesError) else None
+        cause = (type(error).__name__, known.verb if known else "", known.status if known else None)
+        now_seconds = self._settings.monotonic()
+        if now_seconds - self._told_at_seconds.get(cause, -math.inf) >= REPEAT_SECONDS:
+            self._told_at_seconds[cause] = now_seconds
+            _logger.warning("watching %s: %s; trying again", self.path, error)
 
 
 def object_key(raw: Mapping[str, Any]) -> Key:

@@ -243,6 +243,10 @@ class FleetMetrics:
         self._reflector_age = declare.gauge(
             "fleetpack_reflector_age_seconds", "Time since the cache last heard from the API server.", "resource"
         )
+        self._reflector_failures = declare.counter(
+            "fleetpack_reflector_failures_total", "Lists and watches of the API server that failed.", "resource"
+        )
+        self._reflector_failures_seen: dict[str, int] = {}
         self._leader = declare.gauge("fleetpack_leader", "1 while this process holds the Lease and writes, else 0.")
 
     def show_deployment(self, numbers: DeploymentNumbers) -> None:
@@ -302,6 +306,11 @@ class FleetMetrics:
     def show_reflector_age(self, resource: str, seconds: float) -> None:
         """Show how old a cache is."""
         self._reflector_age.labels(resource).set(seconds)
+
+    def show_reflector_failures(self, resource: str, total: int) -> None:
+        """Show how often a cache's lists and watches have failed since its start."""
+        self._reflector_failures.labels(resource).inc(total - self._reflector_failures_seen.get(resource, 0))
+        self._reflector_failures_seen[resource] = total
 
     def show_leader(self, leading: bool) -> None:
         """Show whether this process is the writer."""
