@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 
-from fleetpack.cluster.api_client import KubernetesClient
-from fleetpack.cluster.telling import Teller
+from fleetpack.cluster.api_client import Json, KubernetesClient
+from fleetpack.cluster.errors import AlreadyExists, DeliveryUnknown, Forbidden, Invalid, KubernetesError
+from fleetpack.cluster.telling import UNPOSTED_SECONDS, Teller
 from fleetpack.core.decision import Decision
+from fleetpack.core.inputs import Plan
+from raw_objects import a_resource
 
 
 def a_decision(reason: str, before: int = 1, after: int = 1) -> Decision:
@@ -42,3 +47,53 @@ async def test_should_tell_what_is_news(story: list[tuple[float, str, int, int]]
         told = [int(teller._is_news(a_decision(reason, before, after), at)) for at, reason, before, after in story]
 
     assert told == expected
+
+
+class Mailbox:
+    """Takes events, or answers with what it is told to."""
+
+    def __init__(self, *answers: KubernetesError | None) -> None:
+        self.answers = list(answers)
+        self.posted: list[Json] = []
+
+    async def create(self, path: str, body: Json) -> Json:
+        assert path == "/apis/events.k8s.io/v1/namespaces/team/events"
+        self.posted.append(body)
+        answer = self.answers.pop(0) if self.answers else None
+        if answer is not None:
+            raise answer
+        return body
+
+
+def refused(kind: type[KubernetesError]) -> KubernetesError:
+    return kind("create", "/events", "as told")
+
+
+@pytest.mark.parametrize(
+    ("answers", "seconds", "posts"),
+    [
+        pytest.param([None], 2.0, 1, id="taken at once"),
+        pytest.param([refused(DeliveryUnknown), refused(AlreadyExists)], 2.0, 2, id="taken, and the answer lost"),
+        pytest.param([refused(Forbidden), refused(Forbidden), None], 2.0, 3, id="refused for a while"),
+        pytest.param([refused(Invalid)], 2.0, 1, id="never to be taken"),
+        pytest.param([refused(Forbidden)] * 9, UNPOSTED_SECONDS, 2, id="no news any more"),
+    ],
+)
+async def test_should_keep_an_event_until_it_is_taken(
+    answers: list[KubernetesError | None], seconds: float, posts: int
+) -> None:
+    now, mailbox, deployments = 1000.0, Mailbox(*answers), {"team/chat": a_resource()}
+    teller = Teller(cast(KubernetesClient, mailbox), lambda: now, "test")
+    moved, settled = a_decision("QueueAboveTarget", 1, 3), a_decision("OnTarget", 3, 3)
+
+    # The number moves in the first plan alone, and that one's status may never be written: the next plan's replaces it.
+    teller.note([moved], deployments)
+    for _ in range(5):
+        teller.note([settled], deployments)
+        await teller.tell(Plan(decisions=(settled,)), deployments, {})
+        now += seconds
+
+    assert len(mailbox.posted) == posts
+    assert {(event["reason"], event["metadata"]["name"]) for event in mailbox.posted} == {
+        ("QueueAboveTarget", "chat.1000000000.1")
+    }

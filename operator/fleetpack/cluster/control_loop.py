@@ -176,10 +176,11 @@ class ControlLoop:
             self.trigger.pull()
 
     def _tell(self, found: Plan) -> None:
-        """Write status and events in the background; while that is going on, the next plan's news replace these."""
+        """Write status and events in the background; while that is going on, the next plan's status replaces this one's."""
+        deployments, pools = dict(self.caches.deployments.objects), dict(self.caches.pools.objects)
+        self.teller.note(found.decisions, deployments)
         if self._telling is not None and not self._telling.done():
             return
-        deployments, pools = dict(self.caches.deployments.objects), dict(self.caches.pools.objects)
         self._telling = asyncio.create_task(self._tell_safely(found, deployments, pools))
 
     async def _tell_safely(self, found: Plan, deployments: dict, pools: dict) -> None:  # type: ignore[type-arg]

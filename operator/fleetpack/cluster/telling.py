@@ -1,14 +1,15 @@
 """Writes what the plan tells: status of our resources, and events for what a person should notice.
 
 Nothing here decides; a write that fails is tried again with the next plan, because the stored status still differs. An event is
-posted when a decision moves a number or a new obstacle appears; an obstacle that stays is told once.
+posted when a decision moves a number or a new obstacle appears; an obstacle that stays is told once. A number moves in one plan alone:
+its event is kept until it is posted, though the API server be slow or refuse it, for a minute at most.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 
 from fleetpack.api.accelerator_pool import AcceleratorPool, AcceleratorPoolStatus
@@ -16,7 +17,7 @@ from fleetpack.api.conditions import QUIET_REASONS
 from fleetpack.api.inference_deployment import InferenceDeployment, InferenceDeploymentStatus
 from fleetpack.cluster import names
 from fleetpack.cluster.api_client import KubernetesClient, PatchType
-from fleetpack.cluster.errors import KubernetesError
+from fleetpack.cluster.errors import AlreadyExists, Invalid, KubernetesError, NotFound
 from fleetpack.cluster.rendering import Manifest, render_disruption_budget, render_service
 from fleetpack.cluster.status import deployment_status, pool_status, worth_writing
 from fleetpack.core.decision import Decision
@@ -24,6 +25,9 @@ from fleetpack.core.inputs import Plan
 from fleetpack.core.reports import DeploymentReport
 
 _logger = logging.getLogger(__name__)
+
+UNPOSTED_SECONDS = 60.0
+"""How long an event is worth posting: then it is no news any more, and whoever refuses it will go on."""
 
 REPEAT_SECONDS = 30.0
 """An obstacle that comes and goes is told this often at most; one that stays is told once, and its condition stays with it."""
@@ -52,7 +56,19 @@ class Teller:
         self._written: dict[str, tuple[float, InferenceDeploymentStatus | AcceleratorPoolStatus]] = {}
         self._last: dict[str, tuple[str, int]] = {}
         self._told_at: dict[tuple[str, str], float] = {}
+        self._unposted: dict[str, tuple[float, Manifest]] = {}
+        """Events that the API server has not taken yet, by name, with the time of their decision."""
+        self._events = 0
         self._applied: dict[tuple[str, str], Manifest] = {}
+
+    def note(self, decisions: Iterable[Decision], deployments: Mapping[str, InferenceDeployment]) -> None:
+        """Take in what a plan has decided; `tell` posts what of it is news, now or with a later plan."""
+        now = self._clock()
+        for decision in decisions:
+            resource = deployments.get(decision.subject)
+            if resource is not None and self._is_news(decision, now):
+                event = self._event(resource, decision, now)
+                self._unposted[f"{resource.metadata.namespace}/{event['metadata']['name']}"] = (now, event)
 
     async def tell(
         self,
@@ -76,10 +92,7 @@ class Teller:
                 path = f"{names.ACCELERATOR_POOLS}/{pool_report.pool}/status"
                 wanted_pool = pool_status(pool, pool_report, now)
                 writes.append(self._write_status(path, pool.metadata.uid, pool.status, wanted_pool, now))
-        for decision in plan.decisions:
-            resource = deployments.get(decision.subject)
-            if resource is not None and self._is_news(decision, now):
-                writes.append(self._post_event(resource, decision, now))
+        writes.extend(self._post(key, now) for key in tuple(self._unposted))
         for result in await asyncio.gather(*writes, return_exceptions=True):
             if isinstance(result, KubernetesError):
                 _logger.warning("telling failed, tried again with the next plan: %s", result)
@@ -134,10 +147,29 @@ class Teller:
         self._told_at[subject, decision.reason] = now
         return True
 
-    async def _post_event(self, resource: InferenceDeployment, decision: Decision, now: float) -> None:
+    async def _post(self, key: str, now: float) -> None:
+        """Post an event; what may still be taken is kept for the next time. Its name makes sure that it is there once."""
+        decided_at, event = self._unposted[key]
+        path = f"/apis/events.k8s.io/v1/namespaces/{event['metadata']['namespace']}/events"
+        try:
+            await self._client.create(path, event)
+        except AlreadyExists:
+            pass
+        except (NotFound, Invalid):
+            del self._unposted[key]
+            raise
+        except KubernetesError:
+            if now - decided_at >= UNPOSTED_SECONDS:
+                del self._unposted[key]
+            raise
+        del self._unposted[key]
+
+    def _event(self, resource: InferenceDeployment, decision: Decision, now: float) -> Manifest:
         namespace = resource.metadata.namespace
-        stamp = f"{now:.6f}".replace(".", "")
-        event = {
+        self._events += 1
+        # Two of one plan have one time.
+        stamp = f"{now:.6f}".replace(".", "") + f".{self._events}"
+        return {
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
             "metadata": {"name": f"{resource.metadata.name}.{stamp}", "namespace": namespace},
@@ -156,7 +188,6 @@ class Teller:
             },
             "note": f"replicas {decision.before} to {decision.after}: {decision.message}"[:1024],
         }
-        await self._client.create(f"/apis/events.k8s.io/v1/namespaces/{namespace}/events", event)
 
     def _forget(self, deployments: Mapping[str, InferenceDeployment], pools: Mapping[str, AcceleratorPool]) -> None:
         """Drop what is remembered of objects that are gone."""
