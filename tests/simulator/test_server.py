@@ -105,7 +105,8 @@ async def test_should_send_the_first_token_when_its_prefill_is_done_and_then_a_f
     expected_seconds = prefill_seconds(settings().profile, 1000)
     assert expected_seconds <= moments[0] < moments[-1]
     texts = [one["choices"][0]["text"] for one in objects]
-    assert texts[0] == " tok"
+    # One token, at once; on a busy machine it is late, and those of 4 ms each that have come since go with it.
+    assert 1 <= texts[0].count(" tok") <= 1 + (moments[0] - expected_seconds) / 0.003
     assert "".join(texts) == " tok" * 200
     # 200 steps of about 4 ms: at most four chunks a second beside the first and the last.
     assert len(objects) <= 2 + moments[-1] * 4
