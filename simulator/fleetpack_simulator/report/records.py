@@ -19,8 +19,6 @@ from fleetpack_simulator.scenarios.summary import ModelSummary, Percentiles, Run
 from fleetpack_simulator.world.simulation import Point, RunResult
 from fleetpack_simulator.world.traffic import RequestState
 
-BOUND_LIMIT_SECONDS = 240.0
-"""For one bound; a day of half a million requests takes some ten seconds."""
 MOST_DECISIONS = 700
 """Of one run in a report; the rest is counted. A page of eleven runs should open on a phone, so it has at most 5 MB: at 260 bytes a
 decision, 85 a placement and 70 a machine, and 30 kB of series for each model."""
@@ -80,7 +78,7 @@ def bounds_of(result: RunResult, summary: RunSummary) -> tuple[ModelBound, ...]:
             if model.in_objective is None:
                 raise BoundError("it has no objective of time to first token, or no requests came")
             problem = problem_of(setting, key, share=model.in_objective, end_seconds=end_seconds)
-            bound = clairvoyant_bound(problem, whole_replicas=False, time_limit_seconds=BOUND_LIMIT_SECONDS)
+            bound = clairvoyant_bound(problem, whole_replicas=False)
             found.append(ModelBound(deployment=key, usd=bound.usd))
         except BoundError as error:
             found.append(ModelBound(deployment=key, usd=None, reason=str(error).removeprefix("bound: ")))
