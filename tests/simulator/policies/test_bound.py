@@ -60,6 +60,7 @@ class Instance:
                     arrival_seconds=float(arrival),
                     efforts=tuple(
                         Effort(
+                            first_token_seconds=float(urgent * kind.slowness),
                             urgent_seconds=urgent * kind.slowness / kind.places,
                             later_seconds=later * kind.slowness / kind.places,
                             residence_seconds=float((urgent + later) * kind.slowness),
@@ -197,7 +198,7 @@ def test_should_never_be_above_the_optimum_and_mostly_close_to_it(
 
 
 def work(arrival_seconds: float) -> Work:
-    effort = Effort(urgent_seconds=1.0, later_seconds=1.0, residence_seconds=2.0)
+    effort = Effort(first_token_seconds=1.0, urgent_seconds=1.0, later_seconds=1.0, residence_seconds=2.0)
     return Work(arrival_seconds=arrival_seconds, efforts=(effort,))
 
 

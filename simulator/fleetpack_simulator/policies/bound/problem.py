@@ -8,7 +8,7 @@ A model without an objective, or without a price, has no bound: `BoundError`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fleetpack_simulator.engine import prefill_seconds, step_costs
 from fleetpack_simulator.engine.batch_server import BatchProfile, batch_seconds
@@ -28,6 +28,8 @@ class BoundError(ValueError):
 class Effort:
     """What one request takes of a replica of one variant, at least."""
 
+    first_token_seconds: float
+    """From the start of the prefill to the first token."""
     urgent_seconds: float
     """Busy time of a replica until the first token; has to be done within the objective."""
     later_seconds: float
@@ -91,7 +93,12 @@ def engine_work(
     """
     if isinstance(profile, BatchProfile):
         seconds = batch_seconds(profile)
-        return Effort(urgent_seconds=seconds / places_of(profile), later_seconds=0.0, residence_seconds=seconds)
+        return Effort(
+            first_token_seconds=seconds,
+            urgent_seconds=seconds / places_of(profile),
+            later_seconds=0.0,
+            residence_seconds=seconds,
+        )
     room = profile.window_tokens - prompt_tokens
     if room < 1:
         return None
@@ -104,6 +111,7 @@ def engine_work(
     contexts = steps * (prompt_tokens + 1) + steps * (steps - 1) / 2
     own = (steps * costs.sequence_femtoseconds + contexts * costs.context_token_femtoseconds) / FEMTOSECONDS
     return Effort(
+        first_token_seconds=prefill,
         urgent_seconds=prefill,
         later_seconds=fixed / profile.maximum_batch + own,
         residence_seconds=prefill + fixed + own,
@@ -143,6 +151,35 @@ def problem_of(setting: WorldSetting, deployment: str, *, share: float, end_seco
             for name, price in prices.items()
         ),
         end_seconds=end_seconds,
+    )
+
+
+def in_money(problem: BoundProblem) -> BoundProblem:
+    """Return a problem of one variant that costs no more than one of several: all is measured in USD.
+
+    A replica of it costs 1 USD per hour, and each request takes of it what it takes of that variant where it is cheapest.
+    """
+    prices = [variant.replica_usd_per_hour for variant in problem.variants]
+
+    def cheapest(work: Work) -> Effort:
+        known = [(effort, price) for effort, price in zip(work.efforts, prices, strict=True) if effort is not None]
+        return Effort(
+            first_token_seconds=min(effort.first_token_seconds for effort, _ in known),
+            urgent_seconds=min(effort.urgent_seconds * price for effort, price in known),
+            later_seconds=min(effort.later_seconds * price for effort, price in known),
+            residence_seconds=min(effort.residence_seconds for effort, _ in known),
+        )
+
+    return replace(
+        problem,
+        work=tuple(replace(one, efforts=(cheapest(one),)) for one in problem.work),
+        variants=(
+            VariantCost(
+                place_share=min(variant.place_share * variant.replica_usd_per_hour for variant in problem.variants),
+                start_seconds=min(variant.start_seconds for variant in problem.variants),
+                replica_usd_per_hour=1.0,
+            ),
+        ),
     )
 
 

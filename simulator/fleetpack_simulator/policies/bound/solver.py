@@ -28,15 +28,16 @@ Proof sketch, for each variant by itself but for 6:
    over n are at most what is paid, too: for groups that fill less than a replica this says more.
 5. Requests are grouped by the slots of their stretch, by who can serve them, and by size. A schedule that serves k of the n of a
    group with a variant does at least `total - (n-k)·largest` and at least `k·smallest` of its work there, each for the least m:
-   all linear in k, which is a whole number.
+   all linear in k, which is a whole number. The same holds for all variants together: divide the work on each by a pace of its own,
+   whatever it is, and count each request where it is then least.
 6. A request is served by one replica, so by one variant: the `kept` of a group add up to at most its n, and all of them to the
    share that is asked for.
 7. When HiGHS stops early, its dual bound counts; that is at most the optimum too.
 
 Relaxations, each of which can only lower the result: work may be divided, interrupted, moved between replicas and done in any
-order within a slot; every step is as cheap as in the largest batch and as quick as in the smallest; placement, nodes that
-are paid but not full, node boots, image pulls, minimum replicas, drains and faults cost nothing; requests that are out of the
-objective need not be served at all.
+order within a slot; every step is as cheap as in the largest batch and as quick as in the smallest; where replicas may be
+divided, several variants are one that is measured in money (`in_money`); placement, nodes that are paid but not full, node boots,
+image pulls, minimum replicas, drains and faults cost nothing; requests that are out of the objective need not be served at all.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ from typing import Any
 import highspy
 import numpy
 
-from fleetpack_simulator.policies.bound.problem import BoundError, BoundProblem, Effort, Work
+from fleetpack_simulator.policies.bound.problem import BoundError, BoundProblem, Effort, Work, in_money
 
 _SIZES = 4
 """Groups of each stretch by size: more make the bound tighter and the program larger."""
@@ -106,6 +107,10 @@ class _Part:
     """Column of the requests that are in the objective and served here."""
     begun: range
     """Columns of those whose prefill begins at each instant of the stretch."""
+    urgent: range
+    """Columns of the busy time for first tokens in each slot of the stretch, over the slot's length."""
+    later: range
+    """Column of the busy time for all that follows, over a slot's length."""
 
 
 def clairvoyant_bound(
@@ -123,6 +128,9 @@ def clairvoyant_bound(
     length = default_slot_seconds(problem) if slot_seconds is None else slot_seconds
     slots = max(1, math.ceil(problem.end_seconds / length - 1e-9))
     whole = whole_replicas and slots <= _MAXIMUM_WHOLE_SLOTS
+    if not whole and len(problem.variants) > 1:
+        # Where replicas may be divided anyway, variants by themselves say next to nothing more, and take twenty times as long.
+        problem = in_money(problem)
     program = _Program()
     groups = _groups(problem, length, slots, all_kept=needed == len(problem.work))
     parts = _parts(program, problem, groups, needed, length, whole=whole)
@@ -131,7 +139,7 @@ def clairvoyant_bound(
         delay = math.floor(variant.start_seconds / length + 1e-9)
         if whole:
             _count_replicas(program, paid, delay)
-        _serve_only_when_paid(program, _busy(program, own, length, slots), paid, delay)
+        _serve_only_when_paid(program, _busy(program, own, slots), paid, delay)
         taken = _taken(program, own, slots)
         _serve_only_when_paid(program, [[(column, variant.place_share)] for column in taken], paid, delay)
         few = [part for part in own if len(part.efforts) * variant.place_share < 1.0]
@@ -167,8 +175,12 @@ def _parts(
         if not alone:
             program.add_row([(column, 1.0) for column in columns], lower=least, upper=count)
         every += columns
-        for index, column in zip(servers, columns, strict=True):
-            parts[index].append(_part(program, group, index, column, length))
+        of_group = [
+            _part(program, group, index, column, length) for index, column in zip(servers, columns, strict=True)
+        ]
+        for index, part in zip(servers, of_group, strict=True):
+            parts[index].append(part)
+        _add_work(program, of_group, length)
     program.add_row([(column, 1.0) for column in every], lower=float(needed))
     return parts
 
@@ -186,6 +198,8 @@ def _part(program: _Program, group: _Group, variant: int, kept: int, length: flo
         efforts=efforts,
         kept=kept,
         begun=program.add_columns(last_instant - group.first_slot + 1),
+        urgent=program.add_columns(group.last_slot - group.first_slot + 1),
+        later=program.add_columns(1),
     )
 
 
@@ -212,18 +226,45 @@ def _serve_only_when_paid(program: _Program, use: list[list[tuple[int, float]]],
             program.add_row(entries if earlier < 0 else [*entries, (paid[earlier], -1.0)], upper=0.0)
 
 
-def _busy(program: _Program, parts: list[_Part], length: float, slots: int) -> list[list[tuple[int, float]]]:
-    """Add the work of all groups: row 3 of the proof; return the columns of each slot."""
+def _add_work(program: _Program, parts: list[_Part], length: float) -> None:
+    """Let the columns of a group hold at least the work of those that are kept: rows 5 of the proof."""
+    urgent = [[effort.urgent_seconds / length for effort in part.efforts] for part in parts]
+    later = [[effort.later_seconds / length for effort in part.efforts] for part in parts]
+    _add_sizes_of_variants(program, parts, [part.urgent for part in parts], urgent)
+    _add_sizes_of_variants(program, parts, [part.later for part in parts], later)
+
+
+def _add_sizes_of_variants(
+    program: _Program, parts: list[_Part], columns: list[range], by_variant: list[list[float]]
+) -> None:
+    for part, own, sizes in zip(parts, columns, by_variant, strict=True):
+        _add_sizes(program, [(own, 1.0)], [part.kept], sizes)
+    if len(parts) > 1 and all(sum(sizes) > 0.0 for sizes in by_variant):
+        paces = [sum(sizes) / sum(by_variant[0]) for sizes in by_variant]
+        least = [
+            min(size / pace for size, pace in zip(sizes, paces, strict=True)) for sizes in zip(*by_variant, strict=True)
+        ]
+        paced = [(own, 1.0 / pace) for own, pace in zip(columns, paces, strict=True)]
+        _add_sizes(program, paced, [part.kept for part in parts], least)
+
+
+def _add_sizes(program: _Program, columns: list[tuple[range, float]], kept: list[int], sizes: list[float]) -> None:
+    """Let columns, each times its factor, hold at least the work of the kept ones of requests of these sizes."""
+    total, count = sum(sizes), len(sizes)
+    summed = [(column, factor) for some, factor in columns for column in some]
+    program.add_row([*summed, *((one, -max(sizes)) for one in kept)], lower=total - count * max(sizes))
+    if max(sizes) > min(sizes):
+        program.add_row([*summed, *((one, -min(sizes)) for one in kept)], lower=0.0)
+
+
+def _busy(program: _Program, parts: list[_Part], slots: int) -> list[list[tuple[int, float]]]:
+    """Put the work of all groups into slots: row 3 of the proof; return the columns of each slot."""
     busy: list[list[tuple[int, float]]] = [[] for _ in range(slots)]
     released: list[list[int]] = [[] for _ in range(slots)]
     for part in parts:
-        urgent = program.add_columns(part.last_slot - part.first_slot + 1)
-        for work, slot in zip(urgent, range(part.first_slot, part.last_slot + 1), strict=True):
+        for work, slot in zip(part.urgent, range(part.first_slot, part.last_slot + 1), strict=True):
             busy[slot].append((work, 1.0))
-        later = program.add_columns(1)[0]
-        released[part.first_slot].append(later)
-        _add_sizes(program, list(urgent), part.kept, [one.urgent_seconds / length for one in part.efforts])
-        _add_sizes(program, [later], part.kept, [one.later_seconds / length for one in part.efforts])
+        released[part.first_slot].append(part.later[0])
     # From the last slot back: all that is released from a slot on is done from it on.
     done, ahead, due = (program.add_columns(slots) for _ in range(3))
     for slot in range(slots):
@@ -236,15 +277,6 @@ def _busy(program: _Program, parts: list[_Part], length: float, slots: int) -> l
         program.add_row([(ahead[slot], 1.0), (due[slot], -1.0)], lower=0.0)
         busy[slot].append((done[slot], 1.0))
     return busy
-
-
-def _add_sizes(program: _Program, columns: list[int], kept: int, sizes: list[float]) -> None:
-    """Let columns hold at least the work of the kept ones of requests of these sizes: row 5 of the proof."""
-    total, count = sum(sizes), len(sizes)
-    summed = [(column, 1.0) for column in columns]
-    program.add_row([*summed, (kept, -max(sizes))], lower=total - count * max(sizes))
-    if max(sizes) > min(sizes):
-        program.add_row([*summed, (kept, -min(sizes))], lower=0.0)
 
 
 def _serve_each_by_one(program: _Program, parts: list[_Part], paid: range, delay: int) -> None:
@@ -282,7 +314,9 @@ def _groups(problem: BoundProblem, length: float, slots: int, *, all_kept: bool)
         due_seconds = one.arrival_seconds + problem.objective_seconds
         last = math.ceil(due_seconds / length - 1e-9) - 1
         instants = tuple(
-            _NOWHERE if effort is None else max(first, math.ceil((due_seconds - effort.urgent_seconds) / length - 1e-9))
+            _NOWHERE
+            if effort is None
+            else max(first, math.ceil((due_seconds - effort.first_token_seconds) / length - 1e-9))
             for effort in one.efforts
         )
         return first, max(first, min(slots - 1, last)), instants
