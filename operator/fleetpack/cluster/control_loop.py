@@ -2,7 +2,8 @@
 
 Changes in the cluster only pull a trigger; the loop runs when the triggers have been quiet for 100 ms, at the latest one second after
 the first, and on a tick every two seconds, which also reads the signals. Actions are sent side by side and not waited for: what is
-on its way is an input of the next plan. Only the Lease holder plans; a standby keeps its caches warm and reads nothing.
+on its way is an input of the next plan. Only the Lease holder plans; a standby keeps its caches warm and reads nothing. The plan is
+made in a thread, one at a time, while watches, probes and the Lease go on: what is done and told with it is what it was made from.
 
 A plan that fails is a bug of ours: it is logged with its traceback, counted, and the next pass tries again from the same state; the
 probe turns red when plans fail for a minute. Nothing is acted upon that was not planned.
@@ -16,6 +17,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from fleetpack.api.accelerator_pool import AcceleratorPool
+from fleetpack.api.inference_deployment import InferenceDeployment
 from fleetpack.catalog import Catalog
 from fleetpack.cluster.actuation import ActionResult, Actuator, Surroundings
 from fleetpack.cluster.caches import Caches
@@ -75,6 +78,14 @@ class Observer:
         """Called when a pass has failed."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """Our own resources as a plan knew them: by what it decided of a spec, no later one is acted upon or said to be observed."""
+
+    deployments: dict[str, InferenceDeployment]
+    pools: dict[str, AcceleratorPool]
+
+
 @dataclass(slots=True, kw_only=True)
 class ControlLoop:
     """Plans the whole fleet for as long as `is_leading` says so."""
@@ -132,6 +143,7 @@ class ControlLoop:
         samples = await self.reader.read(signal_targets(resources, understood.snapshot, credentials), self.clock())
         now, cache_age_seconds = self.clock(), self.caches.age_seconds()
         understood = self._interpreter.understand(self.caches.rows())
+        seen = Seen(deployments=dict(self.caches.deployments.objects), pools=dict(self.caches.pools.objects))
         inputs = Inputs(
             now=now,
             deployments=understood.deployments,
@@ -141,19 +153,33 @@ class ControlLoop:
             cache_age_seconds=cache_age_seconds,
         )
         started = time.perf_counter()
-        found, state = plan(inputs, self._state)
+        # At a thousand nodes half a second. plan() is a function of values that nobody changes, and the next pass waits for this one.
+        found, state = await asyncio.to_thread(plan, inputs, self._state)
         self.observer.planned(inputs, self._state, found, time.perf_counter() - started)
         self._state = state
-        self._act(found, understood)
-        self._tell(found)
+        if not self.is_leading():
+            # The Lease was lost meanwhile; whoever has it plans anew.
+            return
+        seen = self._still_there(seen)
+        self._act(found, understood, seen)
+        self._tell(found, seen)
 
-    def _act(self, found: Plan, understood: Understood) -> None:
+    def _still_there(self, seen: Seen) -> Seen:
+        """Leave out what was deleted while the plan was made, and what bears its name since."""
+        uids = {resource.metadata.uid for resource in self.caches.deployments.objects.values()}
+        uids |= {pool.metadata.uid for pool in self.caches.pools.objects.values()}
+        return Seen(
+            deployments={key: own for key, own in seen.deployments.items() if own.metadata.uid in uids},
+            pools={key: own for key, own in seen.pools.items() if own.metadata.uid in uids},
+        )
+
+    def _act(self, found: Plan, understood: Understood, seen: Seen) -> None:
         """Send all actions side by side; their outcomes come back as expectations."""
         if not found.actions:
             return
         around = Surroundings(
-            deployments=dict(self.caches.deployments.objects),
-            pools=dict(self.caches.pools.objects),
+            deployments=seen.deployments,
+            pools=seen.pools,
             node_types={node.name: node.instance_type for node in understood.snapshot.nodes},
             instance_types={
                 name: offering.instance_type
@@ -175,17 +201,16 @@ class ControlLoop:
             _logger.warning("%s: %s: %s", type(action).__name__, result.outcome, result.detail)
             self.trigger.pull()
 
-    def _tell(self, found: Plan) -> None:
+    def _tell(self, found: Plan, seen: Seen) -> None:
         """Write status and events in the background; while that is going on, the next plan's status replaces this one's."""
-        deployments, pools = dict(self.caches.deployments.objects), dict(self.caches.pools.objects)
-        self.teller.note(found.decisions, deployments)
+        self.teller.note(found.decisions, seen.deployments)
         if self._telling is not None and not self._telling.done():
             return
-        self._telling = asyncio.create_task(self._tell_safely(found, deployments, pools))
+        self._telling = asyncio.create_task(self._tell_safely(found, seen))
 
-    async def _tell_safely(self, found: Plan, deployments: dict, pools: dict) -> None:  # type: ignore[type-arg]
+    async def _tell_safely(self, found: Plan, seen: Seen) -> None:
         try:
-            await self.teller.tell(found, deployments, pools)
+            await self.teller.tell(found, seen.deployments, seen.pools)
         except Exception as error:
             _logger.exception("telling failed; tried again with the next pass")
             self.observer.failed(error)

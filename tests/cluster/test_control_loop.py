@@ -1,0 +1,144 @@
+"""What goes on while a plan is made: everything but the next plan; and what a plan may still do when it is there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import AsyncMock, Mock
+
+import pytest
+
+from eventually import eventually
+from fleetpack.catalog import load_catalog
+from fleetpack.cluster import control_loop
+from fleetpack.cluster.control_loop import ControlLoop, Trigger
+from fleetpack.cluster.snapshot import Rows
+from fleetpack.core.decision import Decision, SetScale
+from fleetpack.core.inputs import Inputs, Plan
+from fleetpack.core.state import State
+from raw_objects import a_resource
+
+DECISION = Decision(subject="team/chat", kind="replicas", before=1, after=2, reason="QueueAboveTarget", message="")
+ACTION = SetScale(deployment="team/chat", replicas=2, reason="QueueAboveTarget")
+PLAN = Plan(actions=(ACTION,), decisions=(DECISION,))
+
+
+class Planner:
+    """A plan that takes as long as the test wants."""
+
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+        self.under_way = self.most_at_once = self.made = 0
+
+    def __call__(self, inputs: Inputs, state: State) -> tuple[Plan, State]:
+        self.under_way += 1
+        self.most_at_once = max(self.most_at_once, self.under_way)
+        assert self.go_on.wait(60.0)
+        self.under_way -= 1
+        self.made += 1
+        return PLAN, state
+
+
+class World:
+    """A cluster with one deployment, and a loop that plans for it."""
+
+    def __init__(self) -> None:
+        self.leads = True
+        self.deployments: dict[str, Any] = {"team/chat": a_resource()}
+        self.applied: list[Any] = []
+        self.told: list[Any] = []
+        self.trigger = Trigger()
+        caches = Mock(wait_synced=AsyncMock(), age_seconds=lambda: 0.0)
+        caches.deployments.objects, caches.pools.objects = self.deployments, {}
+        caches.rows = lambda: Rows(
+            pods=(),
+            nodes=(),
+            namespaces=(),
+            priority_classes=(),
+            deployments=tuple(self.deployments.values()),
+            pools=(),
+        )
+        self.loop = ControlLoop(
+            catalog=load_catalog(),
+            caches=caches,
+            trigger=self.trigger,
+            reader=Mock(read=AsyncMock(return_value=())),
+            secrets=Mock(refresh=AsyncMock(return_value={})),
+            actuator=Mock(apply=self.apply),
+            teller=Mock(note=lambda decisions, deployments: self.told.append(dict(deployments)), tell=AsyncMock()),
+            is_leading=lambda: self.leads,
+            clock=time.time,
+        )
+
+    async def apply(self, action: Any, around: Any) -> Any:
+        self.applied.append((action, dict(around.deployments)))
+        return SimpleNamespace(outcome="done", detail="")
+
+
+@pytest.fixture
+def planner(monkeypatch: pytest.MonkeyPatch) -> Planner:
+    planner = Planner()
+    monkeypatch.setattr(control_loop, "plan", planner)
+    return planner
+
+
+@contextlib.asynccontextmanager
+async def running(world: World, planner: Planner) -> AsyncIterator[None]:
+    stopping = asyncio.Event()
+    task = asyncio.create_task(world.loop.run(stopping))
+    try:
+        await eventually(lambda: planner.under_way, what="a plan under way")
+        yield
+    finally:
+        planner.go_on.set()
+        stopping.set()
+        world.trigger.pull()
+        await task
+
+
+async def test_should_let_everything_go_on_while_a_plan_is_made_but_the_next_plan(planner: Planner) -> None:
+    world = World()
+    async with running(world, planner):
+        for _ in range(20):
+            # This very test runs in the loop that would stand still.
+            world.trigger.pull()
+            await asyncio.sleep(0.01)
+        assert (planner.under_way, planner.made, world.applied) == (1, 0, [])
+        planner.go_on.set()
+        await eventually(lambda: planner.made >= 2, what="the next plan")
+    assert planner.most_at_once == 1
+    assert world.applied[0] == (ACTION, world.deployments)
+
+
+async def test_should_neither_act_nor_tell_when_the_lease_was_lost_meanwhile(planner: Planner) -> None:
+    world = World()
+    async with running(world, planner):
+        world.leads = False
+        planner.go_on.set()
+        await eventually(lambda: planner.made, what="the end of the plan")
+        await asyncio.sleep(0.05)
+    assert (world.applied, world.told) == ([], [])
+
+
+async def test_should_act_upon_what_it_planned_from_and_not_upon_what_came_since(planner: Planner) -> None:
+    world = World()
+    before = world.deployments["team/chat"]
+    async with running(world, planner):
+        world.deployments["team/chat"] = a_resource(replicas=9)
+        planner.go_on.set()
+        await eventually(lambda: world.applied, what="an action")
+    assert (world.applied[0], world.told[0]) == ((ACTION, {"team/chat": before}), {"team/chat": before})
+
+
+async def test_should_forget_what_was_deleted_meanwhile(planner: Planner) -> None:
+    world = World()
+    async with running(world, planner):
+        del world.deployments["team/chat"]
+        planner.go_on.set()
+        await eventually(lambda: world.applied, what="an action")
+    assert (world.applied[0], world.told[0]) == ((ACTION, {}), {})
