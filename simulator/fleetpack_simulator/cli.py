@@ -65,6 +65,7 @@ class _Commands(LazyGroup):
         "accelerators": "fleetpack_simulator.report.accelerators_command:accelerators_command",
         "calibrate": "fleetpack_simulator.calibration.command:calibrate_command",
         "compare": "fleetpack_simulator.report.command:compare_command",
+        "replay": "fleetpack_simulator.report.replay:replay_command",
         "run": "fleetpack_simulator.scenarios.commands:run",
         "swarm": "fleetpack_simulator.scenarios.commands:swarm",
     }
