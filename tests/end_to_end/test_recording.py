@@ -13,6 +13,7 @@ from fault_proxy import Match, SlowAnswer
 from fleetpack.cli import main
 from fleetpack.core.decision import CreateReplica, Outcome
 from fleetpack.core.recording import RecordedPass, load
+from fleetpack_simulator.cli import main as simulator
 from fleetpack_simulator.world import operator as simulated
 from operator_process import OperatorProcess, operator_running
 from small_fleet import SmallFleet, queue_signal
@@ -88,3 +89,8 @@ def test_should_plan_a_live_recording_of_a_scale_up_again_and_come_to_the_same(
     answer = CliRunner().invoke(main, ["plan", str(recording), "--pass", str(middle[0])])
     assert answer.exit_code == 0, answer.output
     assert "actions on their way" in answer.output
+    answer = CliRunner().invoke(simulator, ["replay", str(recording)])
+    assert (answer.exit_code, answer.output.splitlines()[-1]) == (
+        0,
+        f"{len(passes)} of {len(passes)} passes give the operator's own plan",
+    )
