@@ -7,7 +7,7 @@ from typing import Any
 
 from fleetpack_simulator.report.accelerators import Answer
 from fleetpack_simulator.report.fleets import Objective
-from fleetpack_simulator.report.page import table_cell, whole_page
+from fleetpack_simulator.report.page import length, table_cell, whole_page
 from fleetpack_simulator.report.tables import money, seconds, share
 
 EXPLANATION = (
@@ -115,21 +115,23 @@ def _row(answer: Answer) -> str:
 
 def _finding(payload: dict[str, Any], answers: list[Answer], objective: Objective) -> str:
     """Return in words which variant needs the least money."""
-    asked = f"{payload['requests']:,} requests in {payload['hours']:.1f} hours, {objective_text(objective)}."
+    asked = f"{payload['requests']:,} requests in {length(3600 * payload['hours'])}, {objective_text(objective)}."
     priced = [answer for answer in answers if answer.machines is not None]
     if not priced:
         return f"{asked} No variant with a known price keeps that."
     best = priced[0]
     measured = next((answer for answer in priced if not answer.projected), None)
-    text = f"{asked} {_named(best)} needs the least money: {_hourly(best)}."
+    text = f"{asked} Least money: {_named(best)}, {_hourly(best)}."
     if best.projected and measured is not None:
-        text += f" Of the chips with published serving numbers it is {_named(measured)}: {_hourly(measured)}."
+        text += f" Of the chips with published serving numbers: {_named(measured)}, {_hourly(measured)}."
     return text
 
 
 def _named(answer: Answer) -> str:
     replicas = answer.fleet.replicas if answer.fleet else 0
-    return f"{replicas} x {answer.devices} {answer.accelerator}{' (projected)' if answer.projected else ''}"
+    each = "" if replicas == 1 else " each"
+    chips = f"{answer.devices} {answer.accelerator}{' (projected)' if answer.projected else ''}"
+    return f"{replicas} {'replica' if replicas == 1 else 'replicas'} on {chips}{each}"
 
 
 def _hourly(answer: Answer) -> str:

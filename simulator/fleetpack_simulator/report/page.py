@@ -84,7 +84,7 @@ def _finding(payload: dict[str, Any]) -> str:
         told.append("no policy kept the objective with every seed")
     seeds = len(payload["seeds"])
     told.append(
-        f"{_requests(payload):,} requests, {_length(payload['durationSeconds'])}, "
+        f"{_requests(payload):,} requests, {length(payload['durationSeconds'])}, "
         f"{'one seed' if seeds == 1 else f'medians of {seeds} seeds'}"
     )
     return ". ".join(text[0].upper() + text[1:] if text[:9] != "fleetpack" else text for text in told) + "."
@@ -104,7 +104,8 @@ def _told(row: Row, models: list[dict[str, Any]], *, missed: bool) -> str:
     return text
 
 
-def _length(seconds: float) -> str:
+def length(seconds: float) -> str:
+    """Return a time in whole minutes, or in hours where it is long."""
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
