@@ -60,10 +60,8 @@ def find_browser() -> BrowserProgram:
 
 
 def _unpacked(folder: Path) -> BrowserProgram:
-    libraries = [
-        *sorted((folder / "usr" / "lib").glob("*-linux-gnu*")),
-        *sorted((folder / "usr/lib").glob("*/pulseaudio")),
-    ]
+    # Some libraries load others from folders below the usual one.
+    libraries = sorted({file.parent for file in folder.glob("usr/lib/**/*.so*")})
     return BrowserProgram(
         path=folder / "usr" / "lib" / "chromium" / _PACKAGE,
         environment={"LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries))},
