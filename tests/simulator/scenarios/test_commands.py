@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from fleetpack_simulator.scenarios.summary import changes_of
 from fleetpack_simulator.scenarios.swarm import draw_common
 from fleetpack_simulator.world import simulate
 from fleetpack_simulator.world.operator import Writer
+from fleetpack_simulator.world.setting import Delays
 from fleetpack_simulator.world.simulation import Point
 from scenario_files import MANIFESTS, write
 from worlds import model, requests, world
@@ -185,8 +188,22 @@ def test_should_count_a_change_that_is_turned_back_within_five_minutes_as_an_osc
     assert changes_of(series) == (4, 1)
 
 
-def test_should_have_five_examples() -> None:
-    assert len(EXAMPLES) >= 5
+def test_should_have_five_examples_and_say_in_the_docs_what_each_shows() -> None:
+    rows = (ROOT / "docs" / "simulator.md").read_text().split("| scenario |")[1].split("\n\n")[0].splitlines()
+
+    named = sorted(row.split("`")[1] for row in rows if row.startswith("| `"))
+
+    assert named == [path.name for path in EXAMPLES]
+    assert len(named) >= 5
+
+
+def test_should_say_in_the_docs_every_delay_that_a_scenario_may_set() -> None:
+    rows = (ROOT / "docs" / "simulator.md").read_text().split("| delay |")[1].split("\n\n")[0].splitlines()
+
+    named = {name for row in rows if row.startswith("| `") for name in row.split("|")[1].replace("`", "").split(",")}
+
+    words = {re.sub("([A-Z])", r"_\1", name.strip()).lower() for name in named}
+    assert words == {field.name.removesuffix("_seconds") for field in fields(Delays)}
 
 
 @pytest.mark.parametrize("scenario", EXAMPLES, ids=lambda path: path.stem)
