@@ -11,6 +11,7 @@ import http.client
 import json
 import ssl
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +19,8 @@ from urllib.parse import urlsplit
 import yaml
 
 JsonObject = dict[str, Any]
+
+IDLE_LIMIT_SECONDS = 30.0
 
 MERGE_PATCH = "application/merge-patch+json"
 STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
@@ -39,13 +42,14 @@ class ApiError(Exception):
 class ApiClient:
     """One identity's connection to one API server; not safe for several threads at once."""
 
-    def __init__(self, kubeconfig: Path, *, timeout_seconds: float = 30.0) -> None:
+    def __init__(self, kubeconfig: Path, *, timeout_seconds: float = 60.0) -> None:
         content = yaml.safe_load(kubeconfig.read_text())
         cluster = content["clusters"][0]["cluster"]
         user = content["users"][0]["user"]
         address = urlsplit(cluster["server"])
         assert address.hostname is not None, f"{kubeconfig}: the server has no host"
         context = ssl.create_default_context(cadata=base64.b64decode(cluster["certificate-authority-data"]).decode())
+        self._used_at_seconds = time.monotonic()
         self._headers = {"Accept": "application/json", "User-Agent": "fleetpack-hack"}
         if "token" in user:
             self._headers["Authorization"] = f"Bearer {user['token']}"
@@ -74,10 +78,14 @@ class ApiClient:
         if body is not None:
             data = json.dumps(body).encode()
             headers["Content-Type"] = content_type or "application/json"
+        # The API server closes a connection that nobody has used for 90 s; one that was used lately is not closed under our hands.
+        if time.monotonic() - self._used_at_seconds > IDLE_LIMIT_SECONDS:
+            self._connection.close()
         try:
             self._connection.request(method, path, body=data, headers=headers)
             response = self._connection.getresponse()
             text = response.read().decode()
+            self._used_at_seconds = time.monotonic()
         except (OSError, http.client.HTTPException):
             # A connection that broke in the middle cannot be used again; the next request opens a new one.
             self._connection.close()

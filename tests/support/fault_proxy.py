@@ -34,6 +34,7 @@ from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 
 from control_plane.ports import free_ports
+from fleetpack.cluster.api_client import let_transports_close
 
 kubernetes_config: Any = official_config
 
@@ -239,7 +240,7 @@ class FaultProxy:
         if self._connection is not None:
             await self._connection.close()
         # aiohttp does not wait for TLS connections that it gave up earlier.
-        await asyncio.sleep(0.05)
+        await let_transports_close()
         self._runner = self._session = self._connection = None
 
     def write_kubeconfig(self, path: Path) -> Path:

@@ -21,7 +21,7 @@ from typing import Any
 
 from cluster_fixtures import wait_for
 from control_plane.api_client import ApiClient
-from fleetpack.cluster.api_client import KubernetesClient
+from fleetpack.cluster.api_client import KubernetesClient, let_transports_close
 from fleetpack.cluster.errors import KubernetesError
 from fleetpack_simulator.checking import Recorder
 from fleetpack_simulator.checking.report import CheckReport
@@ -196,8 +196,8 @@ class Witness:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        # aiohttp does not wait for TLS connections that it gave up.
-        await asyncio.sleep(0.05)
+        # What the cancelled watches have aborted while the client closed.
+        await let_transports_close()
 
     @property
     def complete(self) -> bool:

@@ -58,6 +58,8 @@ WATCH_INACTIVITY_SECONDS = 27.0
 LIST_PAGE_LIMIT = 500
 TLS_GOODBYE_SECONDS = 0.05
 """aiohttp closes its pool without waiting for TLS connections that it gave up earlier (docs.aiohttp.org, graceful shutdown)."""
+TLS_GOODBYE_TURNS = 10
+"""An aborted connection needs some turns of the event loop to close its socket, and a busy machine may have taken one only by then."""
 TOKEN_REFRESH_SECONDS = 300
 """Tokens of exec plugins live for 15 minutes on EKS."""
 
@@ -176,6 +178,13 @@ class _Call:
     content_type: str = "application/json"
 
 
+async def let_transports_close() -> None:
+    """Give connections that were closed or aborted the time and the turns of the event loop that they need to be gone."""
+    await asyncio.sleep(TLS_GOODBYE_SECONDS)
+    for _ in range(TLS_GOODBYE_TURNS):
+        await asyncio.sleep(0)
+
+
 class KubernetesClient:
     """Reads and writes of one user at one API server; make it in a running event loop, close it once."""
 
@@ -239,7 +248,7 @@ class KubernetesClient:
             self._refresher.cancel()
             await asyncio.gather(self._refresher, return_exceptions=True)
         await self._connection.close()
-        await asyncio.sleep(TLS_GOODBYE_SECONDS)
+        await let_transports_close()
 
     async def __aenter__(self) -> KubernetesClient:
         return self
