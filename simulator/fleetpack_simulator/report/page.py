@@ -73,16 +73,15 @@ def _finding(payload: dict[str, Any]) -> str:
     rows = [row for row in every if row.deployment == TOTAL]
     missed = any(row.policy == rows[0].policy and row.objective_kept is False for row in every)
     told = [_told(rows[0], payload["models"], missed=missed)]
+    seeds = len(payload["seeds"])
+    always = "" if seeds == 1 else " with every seed"
     kept = [row for row in rows if row.objective_kept and row.values["usdPerHour"] is not None]
     if len(rows) > 1 and kept:
         least = min(kept, key=lambda row: _median(row, "usdPerHour"))
         again = "it" if least is rows[0] else f"{least.policy} ({money(_median(least, 'usdPerHour'))} USD per hour)"
-        told.append(
-            f"{len(kept)} of {len(rows)} policies kept the objective with every seed; of these {again} cost least"
-        )
+        told.append(f"{len(kept)} of {len(rows)} policies kept the objective{always}; of these {again} cost least")
     elif len(rows) > 1 and any(row.objective_kept is not None for row in rows):
-        told.append("no policy kept the objective with every seed")
-    seeds = len(payload["seeds"])
+        told.append(f"no policy kept the objective{always}")
     told.append(
         f"{_requests(payload):,} requests, {length(payload['durationSeconds'])}, "
         f"{'one seed' if seeds == 1 else f'medians of {seeds} seeds'}"
