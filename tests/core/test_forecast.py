@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders import NOW, a_deployment, a_replica, a_sample, some_inputs
-from fleetpack.core.demand import Demand, dispersion
+from fleetpack.core.absent import Measurement, NoData
+from fleetpack.core.demand import Demand, dispersion, estimate_demand
+from fleetpack.core.deployments import Mode
 from fleetpack.core.fleet import ReplicaPhase
 from fleetpack.core.forecast import (
     GROWTH_DEVIATIONS,
@@ -24,6 +26,7 @@ from fleetpack.core.forecast import (
     slope,
     supply_of,
 )
+from fleetpack.core.observation import Observation
 from fleetpack.core.planner import plan
 from fleetpack.core.profiles import ServiceProfile, with_estimate
 from fleetpack.core.state import DeploymentState, Flow, Prediction, Raise, State
@@ -185,6 +188,55 @@ def test_should_learn_nothing_from_what_was_given_up_or_never_came() -> None:
 
     assert (given_up.raised, given_up.leads_seconds) == ((), ())
     assert (never_came.raised, never_came.leads_seconds) == ((), ())
+
+
+@pytest.mark.parametrize("mode", [Mode.PAUSED, Mode.MANUAL, Mode.ADVISORY])
+def test_should_not_measure_while_nobody_starts_what_is_wanted(mode: Mode) -> None:
+    deployment, state = a_deployment(mode=mode, replicas=1, maximum_replicas=12), State()
+    for tick in range(10):
+        now = NOW + TICK_SECONDS * tick
+        sample = a_sample(a_replica(), at=now, waiting=200.0, running=32.0)
+        inputs = some_inputs(now=now, deployments=(deployment,), replicas=(a_replica(),), samples=(sample,))
+        _, state = plan(inputs, state)
+
+    assert state.deployments[0].desired == 7
+    assert state.deployments[0].raised == ()
+
+
+# --- the rate of the first seconds
+
+
+@pytest.mark.parametrize(
+    ("ticks", "rate", "known"),
+    [
+        (4, 5.0, True),
+        (3, 5.0, False),
+        (4, 2.0, False),
+        (15, 0.1, False),
+        (16, 0.1, True),
+        (1, 50.0, False),
+        (0, 0.0, False),
+    ],
+)
+def test_should_know_a_rate_as_soon_as_chance_makes_a_fifth_of_it(ticks: int, rate: float, known: bool) -> None:
+    # The first flow is what had piled up before: it covers a time that nobody knows.
+    piled = (Flow(at=NOW - TICK_SECONDS * (ticks - 1), arrivals=300.0, finished=0.0),)
+    state = a_state(flows=(*piled, *flows([rate] * (ticks - 1))) if ticks else (), observing_since=NOW - 60.0)
+    observation = Observation(
+        waiting=Measurement(value=300.0, age_seconds=0.0),
+        running=Measurement(value=32.0, age_seconds=0.0),
+        arrival_rate_per_second=NoData(reason="NoFreshSignal", message="no source measures this"),
+        ready_replicas=1,
+        complete=True,
+        work={},
+    )
+
+    found = estimate_demand(observation, state, 4.0, NOW)
+
+    assert isinstance(found, Demand)
+    assert found.rate_known == known
+    if known:
+        assert found.arrival_rate_per_second == pytest.approx(rate)
 
 
 # --- the queue at the horizon

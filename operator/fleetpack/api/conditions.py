@@ -122,6 +122,8 @@ class Reason(StrEnum):
     """Fewer would do; they are kept until the lower demand has lasted long enough."""
     HOLDING_WINDOW_FILLING = "HoldingWindowFilling"
     """The process is too young to have measured enough; up is allowed, down is held."""
+    MISSES_WITHIN_TARGET = "MissesWithinTarget"
+    """More would miss the latency target less; what misses it is within the share that the target permits."""
     HOLDING_STARTING = "HoldingStarting"
     """Replicas on their way already cover the demand."""
     AT_MAXIMUM_REPLICAS = "AtMaximumReplicas"
@@ -207,6 +209,7 @@ QUIET_REASONS = frozenset(
         Reason.ON_TARGET,
         Reason.HOLDING_STABLE,
         Reason.HOLDING_WINDOW_FILLING,
+        Reason.MISSES_WITHIN_TARGET,
         Reason.HOLDING_STARTING,
         Reason.AT_MINIMUM_REPLICAS,
         Reason.MANUAL_REPLICAS,

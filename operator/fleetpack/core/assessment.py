@@ -14,6 +14,7 @@ from fleetpack.core.fleet_index import FleetIndex
 from fleetpack.core.forecast import follow_lead, forecast, supply_of
 from fleetpack.core.inflight import CREATE_BACK_OFF_SECONDS, back_off_seconds
 from fleetpack.core.latency import Latency, known_latency, with_ready_replicas
+from fleetpack.core.misses import Serving, let_miss
 from fleetpack.core.observation import Observation, build_observation
 from fleetpack.core.profiles import UNKNOWN_STARTUP_SECONDS, ServiceProfile, learn, service_profile, with_estimate
 from fleetpack.core.rollout import Standing, standing
@@ -83,15 +84,21 @@ def assess(
     if isinstance(demand, NoData):
         recommendation = demand
     else:
-        expected, state = forecast(demand, profile, supply_of(replicas, profile, state, now), state, now)
+        supply = supply_of(replicas, profile, state, now)
+        expected, state = forecast(demand, profile, supply, state, now)
         recommendation = size(expected, profile, deployment.target_queue_depth, latency)
         if deployment.target_usd_per_million_requests is not None:
             usd_per_hour = usd_per_replica_hour(deployment, replicas, fleet)
             capacity = profile.requests_per_second
             recommendation = keep_cost_target(deployment, recommendation, demand, capacity, usd_per_hour)
+        wanted = state.desired if state.desired is not None else deployment.replicas
+        serving = Serving(target=deployment.latency_target, profile=profile, supply=supply, wanted=wanted)
+        recommendation = let_miss(recommendation, expected, serving, state, now)
     before = state.desired
     automatic, state = stabilization.stabilize(deployment, recommendation, demand, profile, state, now)
-    state = follow_lead(state, before, observation.ready_replicas, now)
+    # In other modes nobody starts what Auto would want, so how long that takes to come says nothing.
+    auto = deployment.mode is Mode.AUTO
+    state = follow_lead(state, before, observation.ready_replicas, now) if auto else replace(state, raised=())
     desired = stabilization.obey(deployment, automatic)
     assessment = Assessment(
         deployment=deployment,

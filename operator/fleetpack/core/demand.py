@@ -18,6 +18,8 @@ RATE_WINDOW_SECONDS = 30.0
 """Long enough that a rate of a few requests per second is known within a fifth, short enough to follow a ramp."""
 BURST_WINDOW_SECONDS = 6.0
 """Three readings at the default interval: a step shows here long before it fills the window above."""
+ENOUGH_ARRIVALS = 20.0
+"""With fewer in all, the standard deviation of the rate is more than a fifth of it (1/sqrt(n))."""
 DISPERSION_WINDOWS = 19
 """Just below two minutes, which is how long flows are remembered."""
 BURST_DEVIATIONS = 3.0
@@ -39,7 +41,7 @@ class Demand:
     complete: bool
     """Nothing was missing; else the numbers are a lower bound."""
     rate_known: bool
-    """The window of the rate is full; before that, and where nobody counts what has finished, the rate is a lower bound."""
+    """Enough has been counted; before that, and where nobody counts what has finished, the rate is a lower bound."""
 
     @property
     def idle(self) -> bool:
@@ -55,7 +57,6 @@ def estimate_demand(
     if isinstance(waiting, NoData) and isinstance(running, NoData) and isinstance(measured, NoData):
         return waiting
     waiting_now = waiting.value if isinstance(waiting, Measurement) else 0.0
-    watched_seconds = now - state.observing_since if state.observing_since is not None else 0.0
     if isinstance(measured, Measurement):
         rate, deviation = measured.value, 0.0
     else:
@@ -69,14 +70,14 @@ def estimate_demand(
         running=running.value if isinstance(running, Measurement) else 0.0,
         ready_replicas=observation.ready_replicas,
         complete=observation.complete,
-        rate_known=isinstance(measured, Measurement) or (bool(state.flows) and watched_seconds >= RATE_WINDOW_SECONDS),
+        rate_known=isinstance(measured, Measurement) or _counted_enough(state),
     )
 
 
 def arrival_rate(state: DeploymentState, now: float, *, queue_builds: bool) -> tuple[float, float]:
     """Return rate and deviation of the long window, or of the short one where a queue builds and chance cannot explain it."""
-    arrivals, seconds = _window(state, now, RATE_WINDOW_SECONDS)
-    recent, recent_seconds = _window(state, now, BURST_WINDOW_SECONDS)
+    arrivals, seconds = counted(state, now, RATE_WINDOW_SECONDS)
+    recent, recent_seconds = counted(state, now, BURST_WINDOW_SECONDS)
     before, before_seconds = arrivals - recent, max(seconds - recent_seconds, 1e-9)
     expected = before * recent_seconds / before_seconds
     bursts = dispersion(state, now)
@@ -102,15 +103,27 @@ def dispersion(state: DeploymentState, now: float) -> float:
     return max(1.0, squares / (2.0 * (DISPERSION_WINDOWS - 1) * mean))
 
 
-def _window(state: DeploymentState, now: float, window_seconds: float) -> tuple[float, float]:
+def counted(state: DeploymentState, now: float, window_seconds: float) -> tuple[float, float]:
     """Return what arrived in a window, and how long that window really was.
 
-    A flow covers the time since the one before it, so the window reaches back to the last flow outside it, however the passes fell;
-    before the first flow nothing was counted, and the window is taken as full: a lower bound, not a guess.
+    A flow covers the time since the one before it, so the window reaches back to the last flow outside it, however the passes fell.
+    The first flow of all covers a time that nobody knows: once enough came after it, that counts without it. Before that the window
+    is taken as full: a lower bound, not a guess.
     """
     inside = [flow for flow in state.flows if flow.at > now - window_seconds]
     outside = [flow.at for flow in state.flows if flow.at <= now - window_seconds]
+    if inside and not outside and _counted_enough(state):
+        outside, inside = [inside[0].at], inside[1:]
     arrivals = sum(flow.arrivals for flow in inside)
     if not inside or not outside:
         return arrivals, window_seconds
     return arrivals, max(inside[-1].at - outside[-1], 1.0)
+
+
+def _counted_enough(state: DeploymentState) -> bool:
+    """Whether the rate is known: the long window is full, or the short one is and chance makes no more than a fifth of the rate."""
+    if not state.flows:
+        return False
+    seconds = state.flows[-1].at - state.flows[0].at
+    arrivals = sum(flow.arrivals for flow in state.flows[1:])
+    return seconds >= RATE_WINDOW_SECONDS or (seconds >= BURST_WINDOW_SECONDS and arrivals >= ENOUGH_ARRIVALS)

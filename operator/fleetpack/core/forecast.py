@@ -137,7 +137,7 @@ def forecast(
         demand=demand,
         horizon_seconds=horizon_seconds,
         arrival_rate_per_second=rate,
-        waiting=_waiting_then(demand, rate, profile.requests_per_second, supply, horizon_seconds),
+        waiting=queue_then(demand, rate, profile.requests_per_second, supply, horizon_seconds),
     ), state
 
 
@@ -224,7 +224,7 @@ def _backtest(
     return replace(state, predictions=pending, trend_agreement=agreement, trend_evidence=evidence)
 
 
-def _waiting_then(
+def queue_then(
     demand: Demand, rate_then: float, capacity: float | None, supply: Supply, horizon_seconds: float
 ) -> float:
     """Return the queue at the horizon: it grows by what arrives and shrinks by what is served, and is never negative."""

@@ -17,7 +17,7 @@ from fleetpack.api.conditions import Reason
 from fleetpack.core.absent import Measurement, NoData
 from fleetpack.core.deployments import LatencyTarget
 from fleetpack.core.samples import Sample
-from fleetpack.core.state import DeploymentState, Reading
+from fleetpack.core.state import DeploymentState, Misses, Reading
 
 Counts = tuple[tuple[float, float], ...]
 """Requests by the upper bound of their bucket in seconds, ascending; not cumulative."""
@@ -26,6 +26,8 @@ WINDOW_SECONDS = 60.0
 """Twice the window of the arrival rate: a percentile needs more requests than a mean."""
 REQUESTS_BEYOND = 5.0
 """So many requests must lie beyond a percentile for it to mean something: 100 for the 95th."""
+MISSES_HALF_LIFE_SECONDS = 1800.0
+"""A target is kept over an hour or so, not in each minute: with this half-life the sums hold 43 minutes of requests."""
 UNQUEUED_HALF_LIFE_REQUESTS = 2000.0
 """After so many new requests without a queue an old one weighs half: prompts change within hours, not within minutes."""
 
@@ -88,12 +90,41 @@ def percentile_seconds(counts: Counts, percentile: float) -> float | None:
     return lower
 
 
+def beyond(counts: Counts, seconds: float) -> float:
+    """Return how many requests took longer, by linear interpolation in the bucket; beyond the last finite bound all did."""
+    found, lower = 0.0, 0.0
+    for bound, count in counts:
+        if lower >= seconds or math.isinf(bound):
+            found += count
+        elif bound > seconds:
+            found += count * (bound - seconds) / (bound - lower)
+        lower = bound
+    return found
+
+
 def remember_unqueued(known: Counts, new: Counts) -> Counts:
     """Add requests that did not wait to the fading sums."""
     if not new:
         return known
     fade = 0.5 ** (sum(count for _, count in new) / UNQUEUED_HALF_LIFE_REQUESTS)
     return merged([tuple((bound, count * fade) for bound, count in known), new])
+
+
+def remember_misses(known: Misses | None, new: Counts, target: LatencyTarget | None, now: float) -> Misses | None:
+    """Add what was answered to the fading sums of those that kept the target and those that missed it."""
+    if target is None:
+        return None
+    if known is None or known.ttft_seconds != target.ttft_seconds:
+        if not new:
+            return None
+        known = Misses(since=now, at=now, ttft_seconds=target.ttft_seconds, requests=0.0, missed=0.0)
+    fade = 0.5 ** ((now - known.at) / MISSES_HALF_LIFE_SECONDS)
+    return replace(
+        known,
+        at=now,
+        requests=known.requests * fade + sum(count for _, count in new),
+        missed=known.missed * fade + beyond(new, target.ttft_seconds),
+    )
 
 
 def with_ready_replicas(state: DeploymentState, ready: int, now: float) -> DeploymentState:

@@ -15,7 +15,7 @@ from fleetpack.api.conditions import Reason
 from fleetpack.core.absent import Measurement, NoData
 from fleetpack.core.deployments import Deployment, SignalSpecification
 from fleetpack.core.fleet import Replica, ReplicaPhase
-from fleetpack.core.latency import Counts, increase, merged, remember_unqueued
+from fleetpack.core.latency import Counts, increase, merged, remember_misses, remember_unqueued
 from fleetpack.core.samples import Sample
 from fleetpack.core.state import DeploymentState, Flow, Reading
 
@@ -78,6 +78,7 @@ def build_observation(
     counted = False
     ttft: list[Counts] = []
     unqueued: list[Counts] = []
+    answered: list[Counts] = []
     pod_flows: list[PodFlow] = []
     for sample in sorted(samples, key=lambda sample: (sample.observed_at, sample.signal, sample.pod_uid)):
         known = sample.signal in signals and (not sample.pod_uid or sample.pod_uid in by_uid)
@@ -96,14 +97,11 @@ def build_observation(
             sample = replace(sample, ttft_buckets=())
         elif previous is not None:
             new, calm, empty = _latencies(sample, previous, deployment.target_queue_depth)
+            answered.append(new)
             ttft.extend([new] if calm else [])
             unqueued.extend([new] if empty and unbroken else [])
         readings[sample.signal, sample.pod_uid] = _reading(sample, previous if unbroken else None)
-    kept = tuple(
-        reading
-        for _, reading in sorted(readings.items())
-        if reading.signal in signals and (not reading.pod_uid or reading.pod_uid in by_uid)
-    )
+    kept = _still_asked_for(readings, signals, by_uid)
     ready = tuple(replica for replica in replicas if replica.phase is ReplicaPhase.READY)
     observation = _summarise(signals, ready, kept, now)
     flows = tuple(flow for flow in state.flows if flow.at > now - FLOW_WINDOW_SECONDS)
@@ -120,8 +118,20 @@ def build_observation(
             readings=kept,
             flows=flows,
             observing_since=since,
-            ttft_unqueued=remember_unqueued(state.ttft_unqueued, merged(unqueued)) if unqueued else state.ttft_unqueued,
+            misses=remember_misses(state.misses, merged(answered), deployment.latency_target, now),
+            ttft_unqueued=remember_unqueued(state.ttft_unqueued, merged(unqueued)),
         ),
+    )
+
+
+def _still_asked_for(
+    readings: Mapping[tuple[str, str], Reading], signals: Mapping[str, SignalSpecification], pods: Mapping[str, Replica]
+) -> tuple[Reading, ...]:
+    """Return the readings whose signal and Pod are still there, in order."""
+    return tuple(
+        reading
+        for _, reading in sorted(readings.items())
+        if reading.signal in signals and (not reading.pod_uid or reading.pod_uid in pods)
     )
 
 

@@ -105,9 +105,12 @@ def _choose(
         message = f"{wanted} needed{_when(recommendation)}{_FOR_WHAT.get(reason, '')}"
     elif kept_all_window is not None and kept_all_window < current:
         wanted, reason = kept_all_window, Reason.DEMAND_BELOW_CAPACITY
-        message = f"no more than {kept_all_window} needed for as long as a cold start is worth"
+        message = f"no more than {kept_all_window} needed for as long as a cold start is worth{_missed(recommendation)}"
     elif wanted == current and reason == Reason.COST_TARGET:
         message = f"{wanted} kept{_FOR_WHAT[reason]}"
+    elif wanted == current and reason == Reason.MISSES_WITHIN_TARGET:
+        without = _factors(recommendation)["replicas_without_misses"]
+        message = f"{wanted} kept, {without:.0f} needed to miss less{_missed(recommendation)}"
     elif wanted == current:
         reason, message = Reason.ON_TARGET, f"{wanted} needed{_FOR_WHAT.get(reason, '')}"
     elif kept_all_window is None:
@@ -131,13 +134,26 @@ def _choose(
 
 def _when(recommendation: Recommendation) -> str:
     """Say whether today's demand or an expected one is met."""
-    known = {factor.name: factor.value for factor in recommendation.factors}
+    known = _factors(recommendation)
     rate, rate_then = known.get("arrival_rate_per_second", 0.0), known.get("arrival_rate_at_horizon_per_second", 0.0)
     if rate_then <= rate:
         return " now"
     return (
         f" in {known['horizon_seconds']:.0f} s, when {rate_then:.3g} requests per second are expected ({rate:.3g} now)"
     )
+
+
+def _factors(recommendation: Recommendation) -> dict[str, float]:
+    return {factor.name: factor.value for factor in recommendation.factors}
+
+
+def _missed(recommendation: Recommendation) -> str:
+    """Say what misses the latency target on purpose; nothing where nothing does."""
+    known = _factors(recommendation)
+    if "missed_percent" not in known:
+        return ""
+    missed, permitted = known["missed_percent"], known["permitted_percent"]
+    return f"; {missed:.2g} % of requests missed spec.scaling.latencyTarget lately, {permitted:.3g} % may"
 
 
 def _zero_or_one(

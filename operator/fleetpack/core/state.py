@@ -42,6 +42,20 @@ class Flow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Misses:
+    """How the latency target was kept lately: sums that fade with `core.latency.MISSES_HALF_LIFE_SECONDS`."""
+
+    since: float
+    """When counting began."""
+    at: float
+    ttft_seconds: float
+    """What the target was: requests that missed another one say nothing of it."""
+    requests: float
+    missed: float
+    """Those whose first token came later."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recommended:
     """One past recommendation: the most replicas that could then not yet be given up."""
 
@@ -96,6 +110,8 @@ class DeploymentState:
     """When a replica was last seen at its capacity."""
     ttft_unqueued: tuple[tuple[float, float], ...] = ()
     """Fading counts of requests that met no queue, by the upper bound of their time to first token in seconds."""
+    misses: Misses | None = None
+    """None: nothing was counted, or there is no latency target."""
     latency_ready_replicas: int | None = None
     latency_since: float = 0.0
     """Since when that many replicas are ready: what was measured before belongs to another number."""
