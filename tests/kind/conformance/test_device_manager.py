@@ -223,6 +223,28 @@ def test_should_tell_of_a_swap_and_write_the_truth(
     assert _disagreements(plugin, pods.node).get(swapped, 0.0) == before.get(swapped, 0.0) + 2
 
 
+def test_should_keep_a_foreign_pod_off_the_cores_that_a_plan_waits_for(pods: CorePods, plugin: InstalledPlugin) -> None:
+    pods.create("alone", 2)
+    first = min(pods.agreed_cores("alone"))
+    pods.delete_all()
+    planned = f"{first}-{first + 3}"
+    pods.create("planned", 4, planned=planned, schedulingGates=[{"name": "test/order"}])
+
+    # The kubelet asks for the foreign Pod first; the answer comes when the plugin knows of the plan.
+    plugin.send_signal(pods.node, "STOP")
+    try:
+        pods.create("foreign", 2)
+        wait_for(lambda: pods.get("foreign")["spec"].get("nodeName"), what="a bound Pod")
+        time.sleep(1.0)
+        _open_gate(pods, "planned")
+        wait_for(lambda: pods.get("planned")["spec"].get("nodeName"), what="a bound Pod")
+    finally:
+        plugin.send_signal(pods.node, "CONT")
+
+    assert pods.agreed_cores("planned") == cores_of_text(planned)
+    assert not pods.agreed_cores("foreign") & cores_of_text(planned)
+
+
 def test_should_tell_of_other_cores_and_write_the_truth(
     pods: CorePods, plugin: InstalledPlugin, kind_admin: ApiClient
 ) -> None:
