@@ -239,14 +239,18 @@ class SmallFleet:
     def clear(self) -> None:
         """Remove everything that this test has made, and wait until it is gone."""
         self.admin.delete(f"{GROUP}/namespaces/{self.namespace}/inferencedeployments")
-        self.admin.delete(f"/api/v1/namespaces/{self.namespace}/pods", {"gracePeriodSeconds": 0})
-        wait_for(lambda: not self.pods(), what=f"the end of all Pods in {self.namespace}")
+        wait_for(self._remove_pods, what=f"the end of all Pods in {self.namespace}")
         for pool in self._pools:
             self._delete_if_there(f"{GROUP}/acceleratorpools/{pool}")
         for node in self.admin.get("/api/v1/nodes")["items"]:
             label = node["metadata"].get("labels", {}).get("fleetpack.dev/pool")
             if label in self._pools or node["metadata"]["name"] in self._nodes:
                 self._delete_if_there(f"/api/v1/nodes/{node['metadata']['name']}")
+
+    def _remove_pods(self) -> bool:
+        """Delete all Pods, and say whether none is left: an operator that has not heard of the end yet may make new ones."""
+        self.admin.delete(f"/api/v1/namespaces/{self.namespace}/pods", {"gracePeriodSeconds": 0})
+        return not self.pods()
 
     def _delete_if_there(self, path: str) -> None:
         try:
