@@ -46,7 +46,16 @@ from fleetpack_simulator.punctuality import prefer_punctuality
 from fleetpack_simulator.registry import PodRegistry, Registry, StaticRegistry
 from fleetpack_simulator.server import start_server
 from fleetpack_simulator.settings import ESTIMATED, PREFIX, ReplicaSettings, expected_cores, replica_settings
-from fleetpack_simulator.workload import GENERATORS, GeneratorOptions, Request, compress, generate, read_trace, within
+from fleetpack_simulator.workload import (
+    GENERATOR_OPTIONS,
+    GENERATORS,
+    GeneratorOptions,
+    Request,
+    compress,
+    generate,
+    read_trace,
+    within,
+)
 
 CORES_REFUSED_EXIT_CODE = 3
 _PROGRESS_SECONDS = 10.0
@@ -194,8 +203,11 @@ class _LoadOptions:
 
     def requests(self) -> tuple[Request, ...]:
         """Read or draw the load."""
-        options = generator_options(self.options)
-        requests = read_trace(self.trace) if self.trace else generate(self.generator or "", options)
+        if self.trace is not None:
+            requests = read_trace(self.trace)
+        else:
+            assert self.generator is not None
+            requests = generate(self.generator, generator_options(self.generator, self.options))
         requests = compress(within(requests, self.start_seconds, float("inf")), self.speed)
         return requests if self.duration_seconds is None else within(requests, 0, self.duration_seconds)
 
@@ -239,6 +251,8 @@ def load(**given: Any) -> None:
     options = _LoadOptions(**given)
     if (options.trace is None) == (options.generator is None):
         raise click.UsageError("give exactly one of --trace and --generator")
+    if options.trace is not None and options.options:
+        raise click.UsageError(f"--option {options.options[0]}: it does nothing with --trace; it is for --generator")
     if not options.addresses and (options.kubeconfig is None or "/" not in (options.deployment or "")):
         raise click.UsageError("give --deployment NAMESPACE/NAME with --kubeconfig, or --address HOST:PORT")
     try:
@@ -253,18 +267,20 @@ def load(**given: Any) -> None:
         raise SystemExit(1)
 
 
-def generator_options(pairs: tuple[str, ...]) -> GeneratorOptions:
-    """Read `name=value` pairs as options of a generator."""
+def generator_options(generator: str, pairs: tuple[str, ...]) -> GeneratorOptions:
+    """Read `name=value` pairs as options of a generator; `ValueError` for what it would pass over."""
     values: dict[str, float | int] = {}
-    known = {name: type(getattr(GeneratorOptions(), name)) for name in GeneratorOptions.__slots__}
+    used = GENERATOR_OPTIONS[generator]
     for pair in pairs:
         name, equals, text = pair.partition("=")
-        if name not in known or not equals:
-            raise ValueError(f"--option {pair}: it must be NAME=VALUE with one of {', '.join(known)}")
+        if name not in used or not equals:
+            taken = ", ".join(sorted(used))
+            raise ValueError(f"--option {pair}: it must be NAME=VALUE with what {generator} takes: {taken}")
+        kind = type(getattr(GeneratorOptions(), name))
         try:
-            values[name] = known[name](text)
+            values[name] = kind(text)
         except ValueError:
-            raise ValueError(f"--option {pair}: {text!r} is no {known[name].__name__}") from None
+            raise ValueError(f"--option {pair}: {text!r} is no {kind.__name__}") from None
     return GeneratorOptions(**values)  # type: ignore[arg-type]
 
 

@@ -142,7 +142,15 @@ def test_should_say_how_to_start_outside_a_cluster() -> None:
         (["load", "--generator", "sine"], "give --deployment NAMESPACE/NAME with --kubeconfig, or --address HOST:PORT"),
         (
             ["load", "--generator", "sine", "--address", "a:1", "--option", "color=red"],
-            "with one of duration_seconds, rate",
+            "with what sine takes: duration_seconds, output_tokens, peak_rate_per_second",
+        ),
+        (
+            ["load", "--generator", "constant", "--address", "a:1", "--option", "period_seconds=60"],
+            "--option period_seconds=60: it must be NAME=VALUE with what constant takes: duration_seconds",
+        ),
+        (
+            ["load", "--trace", __file__, "--address", "a:1", "--option", "seed=1"],
+            "--option seed=1: it does nothing with --trace",
         ),
         (["load", "--generator", "sine", "--address", "a:1", "--option", "seed=red"], "'red' is no int"),
         (["load", "--generator", "sine", "--address", "a:1", "--speed", "0"], "speed is 0.0, it must be above zero"),
