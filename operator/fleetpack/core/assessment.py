@@ -71,10 +71,10 @@ def assess(
     """Observe, estimate, forecast, size, stabilise and budget one deployment."""
     replicas = fleet.replicas.get(deployment.key, ())
     observation, state = build_observation(deployment, replicas, samples, state, now)
-    state = learn(state, observation.pod_flows, replicas, now)
+    state = learn(state, observation.pod_flows, replicas)
     state = _count_failures(state, replicas, now)
     profiles = tuple((variant.name, service_profile(deployment, variant, state)) for variant in deployment.variants)
-    profile = with_estimate(_typical(profiles, replicas), state, observation.ready_replicas, now)
+    profile = with_estimate(_typical(profiles, replicas), state, observation.ready_replicas)
     demand = estimate_demand(observation, state, deployment.target_queue_depth, now)
     latency = None
     if deployment.latency_target is not None:

@@ -39,18 +39,14 @@ class ServiceProfile:
     startup_measured: bool = False
 
 
-def with_estimate(profile: ServiceProfile, state: DeploymentState, ready_replicas: int, now: float) -> ServiceProfile:
+def with_estimate(profile: ServiceProfile, state: DeploymentState, ready_replicas: int) -> ServiceProfile:
     """Return the profile with a capacity estimated from partial load, where nothing better is known.
 
     By Little's law a request takes `running / rate` seconds at the batch of today, and `BATCH_SLOWDOWN` says how much longer in a full
     one. While load rises completions lag behind arrivals; the mean of both is the rate in the middle of a request's time.
-
-    What was measured in a burst may have been long requests. When no replica was full for `FADE_SECONDS`, the larger of both counts:
-    with too large a capacity replicas fill up, and it is measured again.
     """
-    known = profile.requests_per_second
-    trusted = known is not None and not (profile.measured and now - state.saturated_at > FADE_SECONDS)
-    if trusted or not profile.concurrency or len(state.flows) < 2 or not ready_replicas:
+    known = profile.requests_per_second is not None or not profile.concurrency
+    if known or len(state.flows) < 2 or not ready_replicas:
         return profile
     arrivals = sum(flow.arrivals for flow in state.flows[1:])
     finished = sum(flow.finished for flow in state.flows[1:])
@@ -58,15 +54,14 @@ def with_estimate(profile: ServiceProfile, state: DeploymentState, ready_replica
     seconds = state.flows[-1].at - state.flows[0].at
     if finished < ENOUGH_FINISHED or running <= 0.0 or seconds <= 0.0:
         return profile
+    assert profile.concurrency is not None
     rate = (arrivals + finished) / 2.0 / seconds
     batch_share = min(1.0, running / (profile.concurrency * ready_replicas))
     slowdown = (1.0 + BATCH_SLOWDOWN) / (1.0 + BATCH_SLOWDOWN * batch_share)
-    return replace(profile, requests_per_second=max(known or 0.0, profile.concurrency * rate / running / slowdown))
+    return replace(profile, requests_per_second=profile.concurrency * rate / running / slowdown)
 
 
-def learn(
-    state: DeploymentState, flows: tuple[PodFlow, ...], replicas: tuple[Replica, ...], now: float
-) -> DeploymentState:
+def learn(state: DeploymentState, flows: tuple[PodFlow, ...], replicas: tuple[Replica, ...]) -> DeploymentState:
     """Add what was seen in this pass to the sums."""
     learning = {entry.variant: entry for entry in state.learning}
     for flow in flows:
@@ -97,13 +92,7 @@ def learn(
         )
     )
     ordered = tuple(entry for _, entry in sorted(learning.items()))
-    saturated = any(flow.saturated and flow.seconds > 0 for flow in flows)
-    return replace(
-        state,
-        learning=ordered,
-        started_uids=present,
-        saturated_at=now if saturated else state.saturated_at,
-    )
+    return replace(state, learning=ordered, started_uids=present)
 
 
 def service_profile(deployment: Deployment, variant: Variant, state: DeploymentState) -> ServiceProfile:

@@ -106,8 +106,6 @@ class DeploymentState:
     flows: tuple[Flow, ...] = ()
     recommended: tuple[Recommended, ...] = ()
     learning: tuple[Learning, ...] = ()
-    saturated_at: float = 0.0
-    """When a replica was last seen at its capacity."""
     ttft_unqueued: tuple[tuple[float, float], ...] = ()
     """Fading counts of requests that met no queue, by the upper bound of their time to first token in seconds."""
     misses: Misses | None = None
