@@ -287,6 +287,6 @@ def test_should_replace_a_failed_replica_after_a_growing_wait(fleet: SmallFleet)
     created_at = [datetime.fromisoformat(own["creationTimestamp"]) for own in tries]
     waits = [(later - earlier).total_seconds() for earlier, later in pairwise(created_at)]
     # At least 5 and 10 s, by clocks of whole seconds. At most is for the core's own tests: a busy machine takes what time it likes.
-    assert waits[0] >= 4.0
+    assert waits[0] >= 4.5
     assert waits[1] >= 9.0
     fleet.noted("chat", "BackingOff")
