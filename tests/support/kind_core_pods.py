@@ -85,10 +85,14 @@ class CorePods:
         self.client.delete(f"{self.path}/{name}")
 
     def delete_all(self) -> None:
-        """Delete every Pod and wait until the kubelet has the cores back."""
+        """Delete every Pod and wait until the kubelet has the cores back.
+
+        PodResources lists no Pod whose containers have ended; until the API server has let the Pod go too, a kubelet that is restarted
+        counts its cores as taken, from its checkpoint.
+        """
         self.client.delete(self.path)
         wait_for(
-            lambda: self.plugin.reading(self.node)["pod_resources"] == {},
+            lambda: not self.client.get(self.path)["items"] and self.plugin.reading(self.node)["pod_resources"] == {},
             limit_seconds=60.0,
             what=f"a kubelet on {self.node} that has given nothing out",
         )

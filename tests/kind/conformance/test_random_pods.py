@@ -126,13 +126,10 @@ def assert_disturbed(run: Run, late: set[str]) -> None:
     print(f"caught by kubelet restarts: {caught}; registrations: {run.registrations}; written after: {medians}")
 
     assert len(run.kubelet_restarts_at) == len(KUBELET_AT + LATE_KUBELET_AT)
-    # The first plugin, the one with the late watch, and one for each restart; each registers, and again with each new kubelet, unless
-    # that is there before the plugin that a restart brings.
-    plugin_restarts = len(PLUGIN_AT + LATE_PLUGIN_AT)
-    assert len(run.registrations) == 2 + plugin_restarts
+    # The first plugin, the one with the late watch, and one for each restart; each registers, and again with each new kubelet.
+    assert len(run.registrations) == 2 + len(PLUGIN_AT + LATE_PLUGIN_AT)
     assert min(run.registrations.values()) >= 1
-    again = sum(run.registrations.values()) - len(run.registrations)
-    assert again >= len(run.kubelet_restarts_at) - plugin_restarts
+    assert sum(run.registrations.values()) >= len(run.registrations) + len(run.kubelet_restarts_at)
     assert any(caught), "no kubelet was restarted between the binding of a Pod and its start"
     assert run.most_in_flight == SLOTS
     # The plugin writes on a Pod what it holds once its watch has brought it; where it begins anew, its first list does: the median.
@@ -182,6 +179,8 @@ class Run:
     ended: list[Slot] = field(default_factory=list)
     kubelet_restarts_at: list[float] = field(default_factory=list)
     """When kubelets were told to end that have then been replaced: in seconds since the epoch."""
+    kubelets_before: int = 0
+    """How many restarts of the kubelet there were before the plugin that is there."""
     registrations: dict[str, float] = field(default_factory=dict)
     """How often each plugin has registered, by the UID of its Pod."""
 
@@ -196,15 +195,21 @@ class Run:
         while queue or self.slots or self.restarts:
             assert time.monotonic() < deadline_seconds, f"stuck: {self.report()}"
             self._follow_restarts()
-            found = {pod["metadata"]["name"]: pod for pod in self.pods.client.get(self.pods.path)["items"]}
+            found = self._pods_by_name()
             self._look(found)
             for pod in queue[:SLOTS]:
+                number = len(plan) - len(queue)
+                if number in kubelet_numbers | plugin_numbers and self._may_create():
+                    self._wait_for_registrations()
+                    found = self._pods_by_name()
                 if self._may_create() and self._create(pod, found):
-                    number = len(plan) - len(queue)
                     queue.remove(pod)
                     self._disturb(kubelet=number in kubelet_numbers, plugin=number in plugin_numbers)
             time.sleep(0.2)
         print(f"as planned: {self.as_planned - before[0]} of {self.planned_agreed - before[1]}")
+
+    def _pods_by_name(self) -> dict[str, Manifest]:
+        return {pod["metadata"]["name"]: pod for pod in self.pods.client.get(self.pods.path)["items"]}
 
     def _may_create(self) -> bool:
         alive = sum(not slot.is_over for slot in self.slots.values())
@@ -217,9 +222,11 @@ class Run:
 
     def note_registrations(self) -> None:
         """Write down how often the node's plugin has registered; the number goes with it."""
-        pod = wait_for(lambda: self.plugin.pod(self.pods.node), limit_seconds=30.0, what="a plugin on the node")
-        self.plugin.wait_until_registered(self.pods.node)
+        self._wait_for_registrations()
+        pod = self.plugin.pod(self.pods.node)
+        assert pod is not None
         self.registrations[pod["metadata"]["uid"]] = self.plugin.registrations(self.pods.node)
+        self.kubelets_before = len(self.kubelet_restarts_at)
 
     def bound_at(self) -> dict[str, float]:
         """Return when each Pod was bound, by the scheduler's own events: in seconds since the epoch.
@@ -340,6 +347,18 @@ class Run:
         if not fitting or requested + size > MACHINE.cores:
             return ""
         return format_cores(self.chance.choice(fitting))
+
+    def _wait_for_registrations(self) -> None:
+        """Wait until the plugin has registered with each kubelet since it came: one restart must not hide in another."""
+        while self.restarts:
+            self._follow_restarts()
+            time.sleep(0.1)
+        self.plugin.wait_until_registered(self.pods.node)
+        kubelets = 1 + len(self.kubelet_restarts_at) - self.kubelets_before
+        wait_for(
+            lambda: self.plugin.registrations(self.pods.node) >= kubelets,
+            what=f"a plugin on {self.pods.node} that has registered with {kubelets} kubelets",
+        )
 
     def _disturb(self, *, kubelet: bool, plugin: bool) -> None:
         if plugin:
