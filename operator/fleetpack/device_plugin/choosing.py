@@ -94,9 +94,11 @@ def choose(
     needed, names = _needed_by_plans(request.available, tuple(pod for pod in waiting if pod is not meant))
     spare = [mask for mask in fitting if not mask & needed]
     if not spare:
+        asker = f"a Pod that asks for {size}" if meant is None else meant.name
         message = (
             f"{request.resource}: every free legal set of {size} cores is planned for Pods that wait on this node: "
-            f"{', '.join(names)}; the next try may succeed once they have started or are planned elsewhere"
+            f"{', '.join(names)}; the kubelet seems to ask for {asker}; "
+            "the next try may succeed once they have started or are planned elsewhere"
         )
         return Refusal(reason=RefusalReason.PLANNED_FOR_OTHERS, message=message)
     return Preference(cores=_least_loss(instance_type, request.available & ~needed, spare), planned_for=None)
