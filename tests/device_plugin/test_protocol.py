@@ -124,7 +124,9 @@ async def test_should_refuse_a_foreign_pod_rather_than_break_a_plan(kubelet: Kub
     board = PodBoard(node_pod("planned", "4-7"), node_pod("foreign", count=8))
     async with running_plugin(kubelet.folder, board):
         await registered(kubelet)
-        refusal = "is planned for Pods that wait on this node: default/planned; the kubelet seems to ask for default/foreign"
+        refusal = (
+            "is planned for Pods that wait on this node: default/planned; the kubelet seems to ask for default/foreign"
+        )
         with pytest.raises(AdmissionError, match=refusal):
             await kubelet.admit("default/foreign", 8)
 
