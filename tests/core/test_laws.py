@@ -195,6 +195,55 @@ def test_should_roll_a_template_within_its_budget_and_to_the_end(
         assert sorted(one.template_hash for one in fleet.values()) == ["hash-1"] * replicas
 
 
+@given(
+    replicas=st.integers(1, 8),
+    maximum_unavailable=st.integers(1, 4),
+    answers=st.lists(st.sampled_from(["late", "refused", "done"]), min_size=1, max_size=40),
+)
+def test_should_never_surge_above_the_budget_when_removals_are_late_or_refused(
+    replicas: int, maximum_unavailable: int, answers: list[str]
+) -> None:
+    deployment = a_deployment(
+        replicas=replicas, disruption=Disruption(maximum_unavailable=maximum_unavailable, drain_seconds=0.0)
+    )
+    fleet = {f"old-{index}": _one(f"old-{index}", "old") for index in range(replicas)}
+    on_their_way: dict[str, Outcome] = {}
+    most, made = replicas, 0
+    for step in range(4 * replicas + 4):
+        seen = {
+            name: _given_up(one, on_their_way[name]) if name in on_their_way else one for name, one in fleet.items()
+        }
+        now = standing(deployment, tuple(seen.values()), NOW, {})
+        missing = missing_replicas(deployment, now, replicas)
+        gone = removals(deployment, now, replicas, RoomFound(), Weights(work={}, usd_per_hour={}))
+        on_their_way |= {replica.name: Outcome.PENDING for replica, _ in gone}
+        for _ in range(missing):
+            made += 1
+            fleet[f"new-{made}"] = _one(f"new-{made}", "hash-1")
+        most = max(most, len(fleet))
+        for name in tuple(on_their_way):
+            answer = answers[(step + len(name) + made) % len(answers)]
+            if answer != "late":
+                del on_their_way[name]
+            if answer == "done":
+                del fleet[name]
+
+    assert most <= replicas + min(replicas, maximum_unavailable)
+
+
+def _given_up(replica: Any, outcome: Outcome) -> Any:
+    action = DeleteReplica(
+        deployment=replica.deployment,
+        name=replica.name,
+        uid=replica.uid,
+        resource_version=replica.resource_version,
+        reason="TemplateChanged",
+    )
+    issued = (IssuedAction(action=action, issued_at=NOW, outcome=outcome),)
+    [projected] = project(FleetSnapshot(replicas=(replica,)), issued, ()).replicas
+    return projected
+
+
 def _one(name: str, template_hash: str, **changes: Any) -> Any:
     return replace(a_replica(), name=name, uid=name, template_hash=template_hash, **changes)
 

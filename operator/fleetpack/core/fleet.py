@@ -126,6 +126,10 @@ class ReplicaPhase(StrEnum):
     """Its Pod has ended (failed, evicted, or succeeded, which a server never should)."""
 
 
+LIVE_PHASES = (ReplicaPhase.REQUESTED, ReplicaPhase.UNBOUND, ReplicaPhase.STARTING, ReplicaPhase.READY)
+"""Those of a replica that serves or will serve."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replica:
     """One running copy of a variant: one Pod of ours, or one that an action in flight is making."""
@@ -154,6 +158,8 @@ class Replica:
     draining_since: float | None = None
     outcome_unknown: bool = False
     """Made by an action of unknown outcome: it holds cores and money, and is counted on by nobody."""
+    removal_unconfirmed: bool = False
+    """It was live when it was given up, and the API server has not said yes: it may still be there, and stay."""
     address: str = ""
     failure: str = ""
     """For FAILED: the reason that Kubernetes gives."""

@@ -1,8 +1,8 @@
 """Actions issued and not yet seen: the snapshot as it will be.
 
 Caches are always a little behind our own writes. What is pending or done is taken as having happened; what is unknown takes
-its cores, its name and its money, but nobody counts on it; what failed teaches back-off. Nothing else in the core knows that
-actions take time.
+its cores, its name and its money, but nobody counts on it; what failed teaches back-off. A replica whose removal the API server
+has not confirmed is marked, because it may be refused: a surge counts it. Nothing else in the core knows that actions take time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fleetpack.core.decision import (
     SetScale,
 )
 from fleetpack.core.deployments import Deployment, Mode
-from fleetpack.core.fleet import FleetSnapshot, Node, Pool, Replica, ReplicaPhase, Resources
+from fleetpack.core.fleet import LIVE_PHASES, FleetSnapshot, Node, Pool, Replica, ReplicaPhase, Resources
 from fleetpack.core.state import Blocked, SetAside, State
 
 LAUNCH_BACK_OFF_SECONDS = 30.0
@@ -149,11 +149,15 @@ def empty_node(name: str, instance_type_name: str, pool: Pool | None) -> Node | 
 
 
 def _changed(replica: Replica, entry: IssuedAction) -> Replica:
-    if isinstance(entry.action, DeleteReplica):
-        return replace(replica, phase=ReplicaPhase.TERMINATING)
-    if isinstance(entry.action, DrainReplica):
+    if isinstance(entry.action, DeleteReplica | DrainReplica):
+        unconfirmed = replica.removal_unconfirmed or (
+            entry.outcome is not Outcome.DONE and replica.phase in LIVE_PHASES
+        )
+        given_up = replace(replica, removal_unconfirmed=unconfirmed)
+        if isinstance(entry.action, DeleteReplica):
+            return replace(given_up, phase=ReplicaPhase.TERMINATING)
         since = replica.draining_since if replica.draining_since is not None else entry.issued_at
-        return replace(replica, phase=ReplicaPhase.DRAINING, draining_since=since)
+        return replace(given_up, phase=ReplicaPhase.DRAINING, draining_since=since)
     if entry.outcome is Outcome.UNKNOWN:
         return replica
     return replace(replica, phase=ReplicaPhase.READY, draining_since=None)

@@ -21,13 +21,12 @@ from fleetpack.api.conditions import Reason
 from fleetpack.core.decision import Action, DeleteReplica, DrainReplica, RestoreReplica
 from fleetpack.core.departures import Departure
 from fleetpack.core.deployments import Deployment
-from fleetpack.core.fleet import Replica, ReplicaPhase
+from fleetpack.core.fleet import LIVE_PHASES, Replica, ReplicaPhase
 from fleetpack.core.windows import open_now
 
 UNBOUND_SECONDS = 10.0
 """A Pod that the scheduler has not bound after this long will not be: it binds within milliseconds or finds an obstacle."""
 
-LIVE_PHASES = (ReplicaPhase.REQUESTED, ReplicaPhase.UNBOUND, ReplicaPhase.STARTING, ReplicaPhase.READY)
 _LEAST_USE_FIRST = {
     ReplicaPhase.REQUESTED: 0,
     ReplicaPhase.UNBOUND: 1,
@@ -55,6 +54,8 @@ class Standing:
     """Live, in a place that should be left when it suits; not counted on to stay."""
     condemned: tuple[Replica, ...] = ()
     """Live, in a place that is lost or will be, whatever we do; not counted on at all."""
+    unconfirmed: int = 0
+    """How many that were live have been given up, where they could stay, without a yes of the API server so far."""
     departures: Mapping[str, Departure] = field(default_factory=dict)
     """Why replicas cannot stay where they are, by name, in whatever phase."""
 
@@ -104,18 +105,27 @@ def standing(
         waiting_for_window=waiting_for_window,
         leaving=tuple(leaving),
         condemned=tuple(condemned),
+        unconfirmed=sum(
+            replica.removal_unconfirmed and not (replica.name in departures and departures[replica.name].certain)
+            for replica in known
+        ),
         departures=departures,
     )
 
 
 def surge_allowed(deployment: Deployment, now: Standing, wanted: int) -> int:
     """How many replicas more than wanted may exist while a template rolls or a cordoned node is left."""
-    return max(1, deployment.disruption.allowed(wanted)) if now.outdated or now.leaving else 0
+    rolling = now.outdated or now.leaving or now.unconfirmed
+    return max(1, deployment.disruption.allowed(wanted)) if rolling else 0
 
 
 def missing_replicas(deployment: Deployment, now: Standing, wanted: int) -> int:
-    """How many replicas should be created, if there is room for them."""
-    room = wanted + surge_allowed(deployment, now, wanted) - (now.live - len(now.condemned))
+    """How many replicas should be created, if there is room for them.
+
+    A removal that is on its way may be refused (the Pod has just changed), and its replacement would be one too many.
+    """
+    there = now.live - len(now.condemned) + now.unconfirmed
+    room = wanted + surge_allowed(deployment, now, wanted) - there
     return max(0, min(wanted - len(now.current), room))
 
 
