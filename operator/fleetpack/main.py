@@ -22,7 +22,7 @@ from fleetpack.cluster.caches import Caches
 from fleetpack.cluster.control_loop import ControlLoop, Observer, Trigger
 from fleetpack.cluster.handlers import configure, make_registry
 from fleetpack.cluster.lease import LeaseElector, LeaseSettings, unique_identity
-from fleetpack.cluster.observing import CountingWriteObserver, MetricsObserver
+from fleetpack.cluster.observing import CountingWriteObserver, MetricsObserver, show_reflectors
 from fleetpack.cluster.rate_limit import RateLimit
 from fleetpack.cluster.recorder import PassRecorder
 from fleetpack.cluster.secrets import SecretReader
@@ -163,12 +163,9 @@ class _Operator:
         return not waiting, f"waiting for {', '.join(waiting)}" if waiting else "every cache is complete"
 
     async def _watch_ages(self) -> None:
+        started = time.monotonic()
         while True:
-            for name, reflector in self.caches.reflectors.items():
-                age_seconds = reflector.age_seconds(time.monotonic())
-                if age_seconds is not None:
-                    self.metrics.show_reflector_age(name, age_seconds)
-                self.metrics.show_reflector_failures(name, reflector.counts.failures)
+            show_reflectors(self.metrics, self.caches.reflectors, time.monotonic(), started)
             await asyncio.sleep(5.0)
 
     def _on_started_leading(self) -> None:

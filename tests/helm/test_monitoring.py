@@ -21,6 +21,7 @@ from fleetpack.cluster.api_client import Write
 from fleetpack.cluster.observing import CountingWriteObserver
 from fleetpack.device_plugin.metrics import PluginMetrics
 from fleetpack.device_plugin.silicon import RefusalReason
+from fleetpack.main import STALE_CACHE_SECONDS
 from fleetpack.telemetry.metrics import FleetMetrics
 from openapi_schemas import LOCATION, write_definition_schemas
 
@@ -180,6 +181,28 @@ def test_should_alert_on_each_fault_and_on_nothing_else(promtool: Path, tmp_path
     tests = tmp_path / "alerts_test.yaml"
     tests.write_text(RULE_TESTS.read_text().replace("[RULES]", f"[{ALERTS}]"))
     assert "SUCCESS" in run(promtool, "test", "rules", str(tests))
+
+
+def test_should_tell_of_a_stale_cache_before_the_probe_ends_the_process_that_tells() -> None:
+    manifests = rendered(api_versions=MONITORING)
+    probe = the(manifests, "Deployment")["spec"]["template"]["spec"]["containers"][0]["livenessProbe"]
+    [endpoint] = the(manifests, "ServiceMonitor")["spec"]["endpoints"]
+    rule = alerts()["FleetpackCacheStale"]
+    [limit_seconds] = re.findall(r"> (\d+)$", rule["expr"])
+    ended_after_seconds = STALE_CACHE_SECONDS + (probe["failureThreshold"] - 1) * probe["periodSeconds"]
+    # The number is shown each 5 s, and scraped and looked at at once at best.
+    late_seconds = 5 + 2 * seconds(endpoint["interval"])
+    assert float(limit_seconds) + seconds(rule["for"]) + late_seconds <= ended_after_seconds
+
+
+def test_should_not_wait_for_one_process_to_stall_longer_than_the_probe_lets_it() -> None:
+    # Two minutes of one process never come: it is ended after 80 to 90 s.
+    assert "instance" not in alerts()["FleetpackPlanningStalled"]["expr"]
+
+
+def seconds(duration: str) -> int:
+    """Return the seconds of one number and unit."""
+    return int(duration[:-1]) * {"s": 1, "m": 60, "h": 3600}[duration[-1]]
 
 
 def test_should_make_every_alert_rise_in_a_test() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 from fleetpack.api.conditions import QUIET_REASONS
 from fleetpack.cluster.actuation import ActionResult
 from fleetpack.cluster.api_client import Write
 from fleetpack.cluster.control_loop import Observer
 from fleetpack.cluster.errors import KubernetesError
+from fleetpack.cluster.reflector import Reflector
 from fleetpack.core.absent import Measurement, NoData
 from fleetpack.core.decision import Decision
 from fleetpack.core.inputs import Inputs, Plan
@@ -131,6 +134,16 @@ def _pool_numbers(report: PoolReport) -> PoolNumbers:
         largest_free_range_cores=report.largest_free_range,
         usd_per_hour=report.usd_per_hour,
     )
+
+
+def show_reflectors(
+    metrics: FleetMetrics, reflectors: Mapping[str, Reflector[Any]], now_seconds: float, started_seconds: float
+) -> None:
+    """Show how old each cache is; one that was never filled is as old as the process: a list that always fails is to be seen."""
+    for name, reflector in reflectors.items():
+        age_seconds = reflector.age_seconds(now_seconds)
+        metrics.show_reflector_age(name, now_seconds - started_seconds if age_seconds is None else age_seconds)
+        metrics.show_reflector_failures(name, reflector.counts.failures)
 
 
 class CountingWriteObserver:

@@ -241,7 +241,9 @@ class FleetMetrics:
             "When the last plan was made, in seconds since the epoch; 0 before the first.",
         )
         self._reflector_age = declare.gauge(
-            "fleetpack_reflector_age_seconds", "Time since the cache last heard from the API server.", "resource"
+            "fleetpack_reflector_age_seconds",
+            "Time since the cache last heard from the API server, or since the start of a process that never has.",
+            "resource",
         )
         self._reflector_failures = declare.counter(
             "fleetpack_reflector_failures_total", "Lists and watches of the API server that failed.", "resource"
