@@ -26,6 +26,17 @@ def test_should_describe_exactly_what_is_registered():
 
 
 def test_should_name_a_unit_in_every_name():
-    units = ("_replicas", "_requests", "_per_second", "_per_hour", "_seconds", "_nodes", "_cores", "_total", "_leader")
+    units = (
+        "_replicas",
+        "_requests",
+        "_per_second",
+        "_per_hour",
+        "_seconds",
+        "_nodes",
+        "_cores",
+        "_sources",
+        "_total",
+        "_leader",
+    )
 
     assert [metric.name for metric in FleetMetrics().descriptions if not metric.name.endswith(units)] == []

@@ -16,6 +16,7 @@ CHAT = DeploymentNumbers(
     arrival_rate_per_second=3.5,
     usd_per_hour=6.49,
     signal_ages_seconds=(("engine", 1.5),),
+    silent_sources=(("engine", 2),),
     unplaced_replicas=(("not enough free cores", 1),),
 )
 POOL = PoolNumbers(
@@ -52,6 +53,7 @@ def test_should_show_a_deployment():
         'fleetpack_arrival_rate_requests_per_second{deployment="ml/chat"} 3.5',
         'fleetpack_deployment_cost_usd_per_hour{deployment="ml/chat"} 6.49',
         'fleetpack_signal_age_seconds{deployment="ml/chat",signal="engine"} 1.5',
+        'fleetpack_signal_silent_sources{deployment="ml/chat",signal="engine"} 2.0',
     ]
 
 
@@ -67,6 +69,7 @@ def test_should_have_no_series_for_what_is_no_longer_known_or_there():
             arrival_rate_per_second=None,
             usd_per_hour=None,
             signal_ages_seconds=(),
+            silent_sources=(),
             unplaced_replicas=(),
         )
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from fleetpack.cluster.errors import KubernetesError
 from fleetpack.cluster.reflector import Reflector
 from fleetpack.core.absent import Measurement, NoData
 from fleetpack.core.decision import Decision
+from fleetpack.core.fleet import ReplicaPhase
 from fleetpack.core.inputs import Inputs, Plan
 from fleetpack.core.reports import DeploymentReport, PoolReport
 from fleetpack.core.state import State
@@ -33,9 +35,10 @@ class MetricsObserver(Observer):
     def planned(self, inputs: Inputs, state: State, found: Plan, seconds: float) -> None:
         """Show the numbers of a plan."""
         self._metrics.plan_made(inputs.now, seconds)
-        ages = _signal_ages(state, inputs.now)
+        ages, silent = _signal_ages(state, inputs.now), _silent_sources(inputs, state)
         for report in found.deployments:
-            self._metrics.show_deployment(_deployment_numbers(report, ages.get(report.deployment, ())))
+            numbers = _deployment_numbers(report, ages.get(report.deployment, ()), silent.get(report.deployment, ()))
+            self._metrics.show_deployment(numbers)
         for pool in found.pools:
             self._metrics.show_pool(_pool_numbers(pool))
         for decision in found.decisions:
@@ -95,7 +98,39 @@ def _signal_ages(state: State, now: float) -> dict[str, tuple[tuple[str, float],
     return ages
 
 
-def _deployment_numbers(report: DeploymentReport, ages: tuple[tuple[str, float], ...]) -> DeploymentNumbers:
+def _silent_sources(inputs: Inputs, state: State) -> dict[str, tuple[tuple[str, int], ...]]:
+    """Return how many sources of each signal the plan missed, by deployment: those that `core.observation` says are missing.
+
+    It needs no memory of its own, so an operator that takes over says at once what the one before it said.
+    """
+    answered = {
+        (entry.deployment, reading.signal, reading.pod_uid): reading.at
+        for entry in state.deployments
+        for reading in entry.readings
+    }
+    for sample in inputs.samples:
+        if not sample.error:
+            key = (sample.deployment, sample.signal, sample.pod_uid)
+            answered[key] = max(sample.observed_at, answered.get(key, -math.inf))
+    ready: dict[str, list[str]] = {}
+    for replica in inputs.snapshot.replicas:
+        if replica.phase is ReplicaPhase.READY:
+            ready.setdefault(replica.deployment, []).append(replica.uid)
+    silent: dict[str, tuple[tuple[str, int], ...]] = {}
+    for deployment in inputs.deployments:
+        counts: list[tuple[str, int]] = []
+        for signal in deployment.signals:
+            sources = ready.get(deployment.key, []) if signal.in_pods else [""]
+            last = [answered.get((deployment.key, signal.name, source), -math.inf) for source in sources]
+            if last:
+                counts.append((signal.name, sum(inputs.now - at > signal.stale_after_seconds for at in last)))
+        silent[deployment.key] = tuple(counts)
+    return silent
+
+
+def _deployment_numbers(
+    report: DeploymentReport, ages: tuple[tuple[str, float], ...], silent: tuple[tuple[str, int], ...]
+) -> DeploymentNumbers:
     # What is wanted is one number per deployment; it is shown with its first variant, and 0 with the others.
     first = report.variants[0].name if report.variants else ""
     return DeploymentNumbers(
@@ -114,6 +149,7 @@ def _deployment_numbers(report: DeploymentReport, ages: tuple[tuple[str, float],
         arrival_rate_per_second=_known(report.arrival_rate_per_second),
         usd_per_hour=report.usd_per_hour,
         signal_ages_seconds=ages,
+        silent_sources=silent,
     )
 
 

@@ -51,6 +51,8 @@ class DeploymentNumbers:
     usd_per_hour: float | None
     signal_ages_seconds: tuple[tuple[str, float], ...] = ()
     """Of each signal that ever answered."""
+    silent_sources: tuple[tuple[str, int], ...] = ()
+    """Of each signal that somebody is asked for."""
     unplaced_replicas: tuple[tuple[str, int], ...] = ()
     """By what excluded the most nodes."""
 
@@ -177,6 +179,12 @@ class FleetMetrics:
         self._signal_age = declare.owned_gauge(
             "fleetpack_signal_age_seconds", "Age of the oldest last answer of a signal.", "deployment", "signal"
         )
+        self._silent_sources = declare.owned_gauge(
+            "fleetpack_signal_silent_sources",
+            "Ready replicas, or services outside, that are asked for a signal and have told nothing within its staleAfter.",
+            "deployment",
+            "signal",
+        )
         self._deployment_gauges = (
             self._desired,
             self._placed,
@@ -186,6 +194,7 @@ class FleetMetrics:
             self._arrival_rate,
             self._deployment_cost,
             self._signal_age,
+            self._silent_sources,
         )
         self._decisions = declare.counter(
             "fleetpack_decisions_total",
@@ -262,6 +271,7 @@ class FleetMetrics:
         self._arrival_rate.replace(key, [((), numbers.arrival_rate_per_second)])
         self._deployment_cost.replace(key, [((), numbers.usd_per_hour)])
         self._signal_age.replace(key, [((signal,), age) for signal, age in numbers.signal_ages_seconds])
+        self._silent_sources.replace(key, [((signal,), count) for signal, count in numbers.silent_sources])
 
     def show_pool(self, numbers: PoolNumbers) -> None:
         """Show these numbers of a pool and no others."""
