@@ -1,4 +1,4 @@
-"""What goes on while a plan is made: everything but the next plan; and what a plan may still do when it is there."""
+"""What goes on while a plan is made: everything but the next plan; what a plan may still do when it is there; how late ticks are."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import threading
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import AsyncMock, Mock
@@ -16,12 +17,14 @@ import pytest
 from eventually import eventually
 from fleetpack.catalog import load_catalog
 from fleetpack.cluster import control_loop
-from fleetpack.cluster.control_loop import ControlLoop, Trigger
+from fleetpack.cluster.control_loop import ControlLoop, Observer, Trigger
+from fleetpack.cluster.recorder import PassRecorder
 from fleetpack.cluster.snapshot import Rows
 from fleetpack.core.decision import Decision, SetScale
 from fleetpack.core.inputs import Inputs, Plan
 from fleetpack.core.state import State
 from raw_objects import a_resource
+from virtual_time import in_virtual_time
 
 DECISION = Decision(subject="team/chat", kind="replicas", before=1, after=2, reason="QueueAboveTarget", message="")
 ACTION = SetScale(deployment="team/chat", replicas=2, reason="QueueAboveTarget")
@@ -142,3 +145,47 @@ async def test_should_forget_what_was_deleted_meanwhile(planner: Planner) -> Non
         planner.go_on.set()
         await eventually(lambda: world.applied, what="an action")
     assert (world.applied[0], world.told[0]) == ((ACTION, {}), {})
+
+
+class Ticks(Observer):
+    """Remembers by how much each tick was late."""
+
+    def __init__(self) -> None:
+        self.late_seconds: list[float] = []
+
+    def ticked(self, late_seconds: float) -> None:
+        self.late_seconds.append(late_seconds)
+
+
+@in_virtual_time
+async def test_should_tell_by_how_much_a_tick_comes_late_after_a_pass_that_took_long() -> None:
+    seconds, ticks, stopping = iter([0.0, 0.5, 3.0, 0.0]), Ticks(), asyncio.Event()
+
+    async def refresh(resources: Any) -> dict[str, Any]:
+        took = next(seconds, None)
+        if took is None:
+            stopping.set()
+        else:
+            await asyncio.sleep(took)
+        raise ConnectionError("this pass ends here")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(control_loop, "time", SimpleNamespace(monotonic=asyncio.get_running_loop().time, time=time.time))
+        world = World()
+        world.loop.secrets, world.loop.observer = Mock(refresh=refresh), ticks
+        await world.loop.run(stopping)
+
+    # A tick is due two seconds after the one before; the pass of three seconds makes the next one a second late.
+    assert ticks.late_seconds == pytest.approx([0.0, 0.0, 0.0, 1.0, 0.0])
+
+
+def test_should_pass_everything_that_an_observer_sees_on_to_the_one_behind_the_recorder(tmp_path: Path) -> None:
+    seen = [name for name in vars(Observer) if not name.startswith("_")]
+    behind = Mock(spec=Observer)
+    recorder = PassRecorder(tmp_path / "passes", behind)
+
+    for name in seen:
+        arguments = (Mock(), Mock(), Mock(actions=()), 0.1) if name == "planned" else (Mock(),)
+        getattr(recorder, name)(*arguments)
+
+    assert [call[0] for call in behind.method_calls] == seen

@@ -1,9 +1,13 @@
-"""The page of metrics after what was shown, counted and forgotten."""
+"""The page of metrics after what was shown, counted and forgotten; and that somebody shows and counts it."""
 
+import ast
 from dataclasses import replace
+from pathlib import Path
 
+import pytest
 from prometheus_client import generate_latest
 
+from fleetpack.device_plugin.metrics import PluginMetrics
 from fleetpack.telemetry import DeploymentNumbers, FleetMetrics, PoolNumbers, VariantNumbers
 
 CHAT = DeploymentNumbers(
@@ -172,3 +176,23 @@ def test_should_show_the_state_of_the_process():
         'fleetpack_reflector_failures_total{resource="pods"} 5.0',
         "fleetpack_leader 1.0",
     ]
+
+
+PRODUCT = Path(__file__).resolve().parents[2] / "operator"
+
+
+def called_in_the_product() -> set[str]:
+    """The names of all methods that the product calls on something else than itself."""
+    trees = [ast.parse(path.read_text()) for path in sorted(PRODUCT.rglob("*.py"))]
+    calls = [node.func for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return {
+        call.attr
+        for call in calls
+        if isinstance(call, ast.Attribute) and not (isinstance(call.value, ast.Name) and call.value.id == "self")
+    }
+
+
+@pytest.mark.parametrize("metrics", [FleetMetrics, PluginMetrics])
+def test_should_have_somebody_in_the_product_who_shows_and_counts_each_number(metrics: type):
+    writers = {name for name in vars(metrics) if not name.startswith("_")}
+    assert writers - called_in_the_product() == set()

@@ -68,6 +68,9 @@ class Trigger:
 class Observer:
     """Sees each pass: metrics, the recorder and the demo hang on here. This one looks away."""
 
+    def ticked(self, late_seconds: float) -> None:
+        """Called when a tick begins, so much later than it was due."""
+
     def planned(self, inputs: Inputs, state: State, found: Plan, seconds: float) -> None:
         """Called after each plan; `state` is the one that the plan was made from."""
 
@@ -117,8 +120,9 @@ class ControlLoop:
         await self.caches.wait_synced()
         tick = time.monotonic()
         while not stopping.is_set():
-            if time.monotonic() >= tick:
-                tick = time.monotonic() + TICK_SECONDS
+            if (now := time.monotonic()) >= tick:
+                self.observer.ticked(now - tick)
+                tick = now + TICK_SECONDS
             try:
                 await self._pass()
                 self.last_pass_at = time.monotonic()

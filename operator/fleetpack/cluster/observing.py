@@ -32,6 +32,10 @@ class MetricsObserver(Observer):
         self._known: dict[str, tuple[int, str]] = {}
         self._pools: set[str] = set()
 
+    def ticked(self, late_seconds: float) -> None:
+        """Show by how much the loop is late."""
+        self._metrics.tick_was_late(late_seconds)
+
     def planned(self, inputs: Inputs, state: State, found: Plan, seconds: float) -> None:
         """Show the numbers of a plan."""
         self._metrics.plan_made(inputs.now, seconds)

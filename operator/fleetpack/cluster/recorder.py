@@ -27,6 +27,10 @@ class PassRecorder(Observer):
         self._file = file
         self._then = then
 
+    def ticked(self, late_seconds: float) -> None:
+        """Pass it on."""
+        self._then.ticked(late_seconds)
+
     def planned(self, inputs: Inputs, state: State, found: Plan, seconds: float) -> None:
         """Record a pass that leads to something."""
         if found.actions:
