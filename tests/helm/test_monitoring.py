@@ -24,6 +24,7 @@ from fleetpack.device_plugin.silicon import RefusalReason
 from fleetpack.main import STALE_CACHE_SECONDS
 from fleetpack.telemetry.metrics import FleetMetrics
 from openapi_schemas import LOCATION, write_definition_schemas
+from prometheus_process import configuration
 
 pytestmark = pytest.mark.cluster
 
@@ -181,6 +182,36 @@ def test_should_alert_on_each_fault_and_on_nothing_else(promtool: Path, tmp_path
     tests = tmp_path / "alerts_test.yaml"
     tests.write_text(RULE_TESTS.read_text().replace("[RULES]", f"[{ALERTS}]"))
     assert "SUCCESS" in run(promtool, "test", "rules", str(tests))
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, rule in alerts().items() if "fleetpack_device_plugin_" in rule["expr"]]
+)
+def test_should_name_the_node_of_a_plugin_as_the_runbooks_need_it(name: str) -> None:
+    rule = alerts()[name]
+    monitor = the(rendered(*EVERYTHING, api_versions=MONITORING), "PodMonitor")
+    [endpoint] = monitor["spec"]["podMetricsEndpoints"]
+    assert {"sourceLabels": ["__meta_kubernetes_pod_node_name"], "targetLabel": "node"} in endpoint["relabelings"]
+    assert "$labels.node" in rule["annotations"]["summary"]
+    assert [kept for kept in re.findall(r"by \(([^)]*)\)", rule["expr"]) if "node" not in kept.split(", ")] == []
+
+
+def test_should_label_plugins_in_the_test_of_real_kubelets_as_the_monitors_do(tmp_path: Path) -> None:
+    kubeconfig = tmp_path / "kubeconfig"
+    user = {"client-certificate-data": "", "client-key-data": ""}
+    server = {"server": "https://127.0.0.1:6443", "certificate-authority-data": ""}
+    kubeconfig.write_text(yaml.safe_dump({"clusters": [{"cluster": server}], "users": [{"user": user}]}))
+    operator, plugin = configuration(kubeconfig, tmp_path)["scrape_configs"]
+    given = {rule["target_label"]: rule for rule in plugin["relabel_configs"] if "target_label" in rule}
+    assert given["node"]["source_labels"] == ["__meta_kubernetes_pod_node_name"]
+    # Both monitors leave the instance as Prometheus makes it of a Pod: its address and port.
+    address = {
+        "source_labels": ["__meta_kubernetes_pod_ip", "__meta_kubernetes_pod_container_port_number"],
+        "separator": ":",
+    }
+    for job in (operator, plugin):
+        assert {"target_label": "instance", **address} in job["relabel_configs"]
+    assert {"namespace", "pod", "container", "endpoint"} <= given.keys()
 
 
 def test_should_tell_of_a_stale_cache_before_the_probe_ends_the_process_that_tells() -> None:

@@ -294,7 +294,7 @@ def test_should_alert_where_pods_are_refused_cores(release: KindRelease, prometh
     release.kubectl("delete", "pods", *names, f"--namespace={MODELS}")
     assert set(fired) == {"FleetpackAllocationsRefused"}
     found = fired["FleetpackAllocationsRefused"]
-    assert (found["instance"], found["reason"]) == (release.plugin_on(node)["metadata"]["name"], "UnsupportedSize")
+    assert (found["node"], found["reason"]) == (node, "UnsupportedSize")
 
 
 def foreign_pod(name: str, node: str, cores: int) -> dict[str, Any]:

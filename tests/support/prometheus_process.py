@@ -1,9 +1,10 @@
 """A real Prometheus outside a kind cluster, with the chart's own alerts.
 
 Concept: it finds the release's Pods by the labels that the chart's monitors select, and scrapes them through the API server's
-proxy, since addresses of Pods end at the engine's network. The rules are those of the rendered PrometheusRule, with one change: `for`
-is a sixtieth, so that what takes five minutes takes five seconds; every expression is the chart's. The program is the one on PATH
-(Debian's package) or built from its locked module.
+proxy, since addresses of Pods end at the engine's network. They bear the labels that the Prometheus Operator and the chart's monitors
+would give them, the job apart. The rules are those of the rendered PrometheusRule, with one change: `for` is a sixtieth, so that what
+takes five minutes takes five seconds; every expression is the chart's. The program is the one on PATH (Debian's package) or built
+from its locked module.
 Boundary: starts, asks, ends. Failure: a Prometheus that ends or does not become ready raises with the end of its log.
 """
 
@@ -49,7 +50,7 @@ class Prometheus:
     def targets(self) -> dict[str, str]:
         """Return the health of each target (`up`, `down`, `unknown`), by the name of its Pod."""
         active = self._ask("targets?state=active")["activeTargets"]
-        return {target["labels"]["instance"]: target["health"] for target in active}
+        return {target["labels"]["pod"]: target["health"] for target in active}
 
     def rules(self) -> dict[str, str]:
         """Return the health of each rule (`ok`, `err`, `unknown`), by name."""
@@ -171,8 +172,18 @@ def _relabelling(component: str, address: str) -> list[Json]:
             "source_labels": [f"{label}_instance", f"{label}_component", f"{pod}_container_port_name", f"{pod}_ready"],
             "regex": f"{RELEASE};{component};http;true",
         },
-        {"target_label": "instance", "source_labels": [f"{pod}_name"]},
-        {"target_label": "node", "source_labels": [f"{pod}_node_name"]},
+        # What the Prometheus Operator makes of a monitor: the instance is what Prometheus would reach directly.
+        {
+            "target_label": "instance",
+            "source_labels": [f"{pod}_ip", f"{pod}_container_port_number"],
+            "separator": ":",
+        },
+        {"target_label": "namespace", "source_labels": ["__meta_kubernetes_namespace"]},
+        {"target_label": "pod", "source_labels": [f"{pod}_name"]},
+        {"target_label": "container", "source_labels": [f"{pod}_container_name"]},
+        {"target_label": "endpoint", "source_labels": [f"{pod}_container_port_name"]},
+        # What the chart's PodMonitor adds for plugins.
+        *([{"target_label": "node", "source_labels": [f"{pod}_node_name"]}] if component == "device-plugin" else []),
         {
             "target_label": "__metrics_path__",
             "source_labels": ["__meta_kubernetes_namespace", f"{pod}_name", f"{pod}_container_port_number"],
