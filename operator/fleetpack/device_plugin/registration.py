@@ -8,7 +8,8 @@ our stream goes on (handler.go and manager.go in the kubelet's devicemanager).
 The socket is looked at four times a second: cheaper than it sounds, and it works on every file system. It is worth it: a kubelet
 that starts admits Pods at once, and fails those that want cores while nobody has registered any.
 
-Boundary: knows nothing of devices. Failure: whatever goes wrong is logged once, tried again at the next look, and seen by `readiness`.
+Boundary: knows nothing of devices. Failure: whatever goes wrong is logged once, tried again with growing pauses, and seen by
+`readiness`. A kubelet that starts makes a new socket, and a new socket is tried at once.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ REGISTER_SECONDS = 15.0
 """The kubelet dials back for up to 10 s inside the call (devicemanager/plugin/v1beta1/client.go)."""
 SILENCE_SECONDS = 15.0
 """A kubelet that registered us and does not listen for this long has forgotten us; one that counts other devices so long has others."""
+LONGEST_PAUSE_SECONDS = 10.0
+"""Between tries on one and the same socket: nobody may listen there for as long as a kubelet is stopped."""
 COMPARE_SECONDS = 5.0
 """How often the kubelet is asked which devices it counts."""
 
@@ -54,6 +57,7 @@ class Patience:
     poll_seconds: float = POLL_SECONDS
     compare_seconds: float = COMPARE_SECONDS
     silence_seconds: float = SILENCE_SECONDS
+    longest_pause_seconds: float = LONGEST_PAUSE_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,9 @@ class Registrar:
         self._counted = counted
         self._patience = patience or Patience()
         self._registered_with: SocketIdentity | None = None
+        self._tried: SocketIdentity | None = None
+        self._failures_in_a_row = 0
+        self._try_at = 0.0
         self._problem = "not registered yet"
         self._looked_at = time.monotonic()
         self._compare_at = 0.0
@@ -113,6 +120,7 @@ class Registrar:
                 await self._look()
             except (OSError, grpc.aio.AioRpcError) as error:
                 self._registered_with = None
+                self._pause()
                 reason = f"{error.code().name}: {error.details()}" if isinstance(error, grpc.aio.AioRpcError) else error
                 self._note_problem(f"cannot register with {self._kubelet_socket}: {reason}")
             await asyncio.sleep(self._patience.poll_seconds)
@@ -123,13 +131,15 @@ class Registrar:
 
     async def _look(self) -> None:
         identity = socket_identity(self._kubelet_socket)
+        if identity != self._tried:
+            self._tried, self._failures_in_a_row, self._try_at = identity, 0, 0.0
         if identity is None:
             self._registered_with = None
             self._note_problem(f"no kubelet: {self._kubelet_socket} does not exist")
             return
         await self._compare()
         why = self._reason_to_register(identity)
-        if why is None:
+        if why is None or time.monotonic() < self._try_at:
             return
         _logger.info("registering with the kubelet: %s", why)
         await self.stop_serving()
@@ -139,7 +149,14 @@ class Registrar:
             await self._register(server)
         self._registered_with = identity
         self._problem = ""
+        self._failures_in_a_row = 0
         self._compare_at, self._differs_since = time.monotonic() + self._patience.compare_seconds, None
+
+    def _pause(self) -> None:
+        """Wait longer after each failure with the same socket."""
+        doubled_seconds = self._patience.poll_seconds * 2.0 ** min(self._failures_in_a_row, 16)
+        self._failures_in_a_row += 1
+        self._try_at = time.monotonic() + min(self._patience.longest_pause_seconds, doubled_seconds)
 
     def _reason_to_register(self, identity: SocketIdentity) -> str | None:
         if self._registered_with is None:
@@ -191,5 +208,5 @@ class Registrar:
 
     def _note_problem(self, problem: str) -> None:
         if problem != self._problem:
-            _logger.warning("%s; trying again each %g s", problem, self._patience.poll_seconds)
+            _logger.warning("%s; trying again", problem)
         self._problem = problem
