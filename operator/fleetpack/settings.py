@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from fleetpack.listening import EVERY_ADDRESS
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -16,7 +18,8 @@ class Settings:
     lease_name: str = "fleetpack"
     identity: str = ""
     """Name in the Lease; empty: made from the host name and a random part."""
-    http_host: str = "0.0.0.0"
+    http_host: str = EVERY_ADDRESS
+    """Empty: every address, of IPv4 and of IPv6."""
     http_port: int = 8080
     """For /metrics, /livez and /readyz; 0: a free port."""
     writes_per_second: float = 50.0

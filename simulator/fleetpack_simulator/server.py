@@ -1,7 +1,7 @@
 """The engine in real time behind an OpenAI-style API: one process answers for every simulated replica.
 
-It listens on all addresses and tells replicas apart by the address that was called: kwok gives Pods addresses of 127/8, all of
-which end at this machine. Each replica has its own engine, made when it is first called, and moved by timers at the
+It listens on all addresses, of IPv4 and of IPv6, and tells replicas apart by the address that was called: kwok gives Pods addresses of
+127/8, all of which end at this machine. Each replica has its own engine, made when it is first called, and moved by timers at the
 instants that the engine names. Streamed tokens are coalesced, so that thousands of streams cost little; the first token goes out at
 once. When a replica goes away its connections are reset, as those of a killed process are; where there is none, the answer is
 503 with the reason. Late timers (a busy machine) delay what is sent, never what the engine computes.
@@ -18,6 +18,7 @@ from typing import Any, TypeGuard
 
 from aiohttp import web
 
+from fleetpack.listening import listening_socket, plain_address
 from fleetpack_simulator.engine import Completion, EngineRequest, FirstToken, RequestError
 from fleetpack_simulator.engine.serving import engine_of
 from fleetpack_simulator.registry import NoReplica, Registry, ReplicaAt
@@ -64,7 +65,7 @@ async def start_server(
     )
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=drain_seconds)
     await runner.setup()
-    site = web.TCPSite(runner, "0.0.0.0", port, backlog=1024)
+    site = web.SockSite(runner, listening_socket(port), backlog=1024)
     await site.start()
     return RunningServer(port=runner.addresses[0][1], runner=runner)
 
@@ -242,8 +243,7 @@ def _called_address(request: web.Request) -> str:
     name = None if request.transport is None else request.transport.get_extra_info("sockname")
     if name is None:
         raise web.HTTPServiceUnavailable(text="the connection is gone")
-    address: str = name[0]
-    return address
+    return plain_address(name[0])
 
 
 async def _send_stream(request: web.Request, replica: _Replica, stream: _Stream) -> web.StreamResponse:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -220,6 +221,19 @@ async def test_should_refuse_what_it_cannot_serve(
 
     assert response.status == 400
     assert message in content["error"]["message"]
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+async def test_should_tell_replicas_apart_by_addresses_of_both_families(session: aiohttp.ClientSession) -> None:
+    running = await start_server(StaticRegistry({"::1": settings("six"), FIRST: settings("four")}), port=0)
+    try:
+        models = {}
+        for address in ("[::1]", FIRST):
+            async with session.get(url(running, address, "/v1/models")) as response:
+                models[address] = (await response.json())["data"][0]["id"]
+    finally:
+        await running.close()
+    assert models == {"[::1]": "six", FIRST: "four"}
 
 
 async def test_should_serve_an_encoder_whose_result_comes_at_once(session: aiohttp.ClientSession) -> None:

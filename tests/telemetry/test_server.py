@@ -1,6 +1,9 @@
 """The port for machines, over real connections."""
 
+import errno
+import socket
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
@@ -111,6 +114,58 @@ async def test_should_serve_nothing_else(client: httpx.AsyncClient):
         ]
 
     assert statuses == [404, 405]
+
+
+needs_ipv6 = pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+
+
+async def served(client: httpx.AsyncClient, port: int, *hosts: str) -> list[int]:
+    return [(await client.get(f"http://{host}:{port}/livez")).status_code for host in hosts]
+
+
+@needs_ipv6
+async def test_should_answer_on_addresses_of_both_families_unless_a_host_is_named(client: httpx.AsyncClient):
+    async with serve_telemetry(CollectorRegistry(), live={}, ready={}, port=0) as port:
+        assert await served(client, port, "127.0.0.1", "127.77.77.78", "[::1]") == [200, 200, 200]
+
+
+async def test_should_answer_on_the_named_host_alone(client: httpx.AsyncClient):
+    async with serve_telemetry(CollectorRegistry(), live={}, ready={}, host="127.77.77.79", port=0) as port:
+        assert await served(client, port, "127.77.77.79") == [200]
+        for other in ("127.0.0.1", "[::1]"):
+            with pytest.raises(httpx.ConnectError):
+                await served(client, port, other)
+
+
+async def test_should_answer_on_ipv4_where_the_kernel_has_no_ipv6(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    async with serve_telemetry(CollectorRegistry(), live={}, ready={}, port=0) as port:
+        assert await served(client, port, "127.0.0.1") == [200]
+
+
+async def test_should_answer_on_ipv4_where_the_network_has_no_ipv6_address(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+):
+    create_server = socket.create_server
+
+    def without_ipv6(address: tuple[str, int], *, family: int, **rest: Any) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+        return create_server(address, family=family, **rest)
+
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: True)
+    monkeypatch.setattr(socket, "create_server", without_ipv6)
+    async with serve_telemetry(CollectorRegistry(), live={}, ready={}, port=0) as port:
+        assert await served(client, port, "127.0.0.1") == [200]
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, pytest.param(socket.AF_INET6, marks=needs_ipv6)])
+async def test_should_say_that_a_port_is_taken_in_either_family(family: socket.AddressFamily):
+    with socket.create_server(("", 0), family=family) as taken, pytest.raises(OSError, match="in use"):
+        async with serve_telemetry(CollectorRegistry(), live={}, ready={}, port=taken.getsockname()[1]):
+            pass
 
 
 async def test_should_free_the_port_when_it_closes(client: httpx.AsyncClient):

@@ -12,6 +12,7 @@ import click
 
 from fleetpack.cli.device_plugin import device_plugin
 from fleetpack.cli.replay import plan_command
+from fleetpack.listening import place_of
 from fleetpack.settings import Settings
 
 
@@ -79,7 +80,12 @@ def operator() -> None:
     envvar="FLEETPACK_IDENTITY",
     help="Name in the Lease; default: host name and a random part.",
 )
-@click.option("--http-host", default="0.0.0.0", show_default=True, help="Address for /metrics, /livez and /readyz.")
+@click.option(
+    "--http-host",
+    default="",
+    show_default="every address, of IPv4 and IPv6",
+    help="Address for /metrics, /livez and /readyz.",
+)
 @click.option("--http-port", default=8080, show_default=True, help="Port for them; 0 takes a free one.")
 @click.option("--writes-per-second", default=50.0, show_default=True, help="Writes to the API server, sustained.")
 @click.option("--write-burst", default=100, show_default=True, help="Writes to the API server at once.")
@@ -125,5 +131,5 @@ def run(  # one parameter for each option: this is click's way
         raise click.ClickException(str(error)) from error
     except OSError as error:
         raise click.ClickException(
-            f"cannot serve on {http_host}:{http_port}: {error}; choose another --http-port"
+            f"cannot serve on {place_of(http_host, http_port)}: {error}; choose another --http-port"
         ) from error

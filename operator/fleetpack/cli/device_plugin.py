@@ -11,6 +11,8 @@ from pathlib import Path
 
 import click
 
+from fleetpack.listening import place_of
+
 PLUGIN_FOLDER = "/var/lib/kubelet/device-plugins"
 POD_RESOURCES_SOCKET = "/var/lib/kubelet/pod-resources/kubelet.sock"
 
@@ -61,7 +63,12 @@ POD_RESOURCES_SOCKET = "/var/lib/kubelet/pod-resources/kubelet.sock"
     help="A file that names what is out: neuron-3, neuroncore-7, or all.",
 )
 @click.option("--neuron-monitor-url", default="", help="Prometheus page of the node's neuron-monitor.")
-@click.option("--http-host", default="0.0.0.0", show_default=True, help="Address for /metrics, /livez and /readyz.")
+@click.option(
+    "--http-host",
+    default="",
+    show_default="every address, of IPv4 and IPv6",
+    help="Address for /metrics, /livez and /readyz.",
+)
 @click.option("--http-port", default=8081, show_default=True, help="Port for them; 0 takes a free one.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def device_plugin(**options: object) -> None:
@@ -83,5 +90,5 @@ def device_plugin(**options: object) -> None:
     except (ConfigurationError, SourceError) as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
-        place = f"{settings.http_host}:{settings.http_port}"
+        place = place_of(settings.http_host, settings.http_port)
         raise click.ClickException(f"cannot serve on {place}: {error}; choose another --http-port") from error

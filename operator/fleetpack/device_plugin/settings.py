@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from fleetpack.device_plugin.sources import CoreNumbering
+from fleetpack.listening import EVERY_ADDRESS
 
 PLUGIN_FOLDER = Path("/var/lib/kubelet/device-plugins")
 POD_RESOURCES_SOCKET = Path("/var/lib/kubelet/pod-resources/kubelet.sock")
@@ -44,8 +47,9 @@ class PluginSettings:
     unhealthy_file: Path | None = None
     """Names what is out; None: no file is looked at."""
     neuron_monitor_url: str = ""
-    """Empty: no neuron-monitor is read."""
-    http_host: str = "0.0.0.0"
+    """Empty: no neuron-monitor is read. The node's address in it may stand without the brackets that IPv6 needs."""
+    http_host: str = EVERY_ADDRESS
+    """Empty: every address, of IPv4 and of IPv6."""
     http_port: int = 8081
     """For /metrics, /livez and /readyz; 0: a free port."""
 
@@ -53,4 +57,16 @@ class PluginSettings:
 def settings_from_options(options: dict[str, Any]) -> PluginSettings:
     """Return the settings from the command line's options, whose names are those of the fields."""
     kinds = {"source": SourceKind(options["source"]), "core_numbering": CoreNumbering(options["core_numbering"])}
-    return PluginSettings(**{**options, **kinds})
+    monitor = with_brackets(options["neuron_monitor_url"], os.environ.get("HOST_IP", ""))
+    return PluginSettings(**{**options, **kinds, "neuron_monitor_url": monitor})
+
+
+def with_brackets(url: str, host_address: str) -> str:
+    """Put an IPv6 address of the node into brackets: one value of the chart serves nodes of both families.
+
+    Who writes `http://$(HOST_IP):8000/metrics` cannot know what the kubelet will put in. Only that very address is looked for: in
+    `http://fd00::8:8000` alone nobody could tell whether the last number is a port.
+    """
+    if ":" not in host_address:
+        return url
+    return re.sub(rf"//{re.escape(host_address)}(?=(:\d+)?([/?#]|$))", f"//[{host_address}]", url, count=1)

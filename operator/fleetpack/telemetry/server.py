@@ -4,8 +4,8 @@ A probe is a function that says whether one thing is well, and a sentence about 
 The answer names every check, so `kubectl get --raw` or a look at the kubelet's event shows which one failed and why: 200 when
 all are well, 503 otherwise. No checks is well: a process that answers lives.
 
-Boundary: no authentication, nothing secret is served. A probe that raises is a failed one. A port that is taken raises `OSError`
-at the start.
+Boundary: no authentication, nothing secret is served. Without a host it listens on every address, of IPv4 and of IPv6; a host that is
+named is taken as named. A probe that raises is a failed one. A port that is taken raises `OSError` at the start.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import TypeAlias
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
+
+from fleetpack.listening import EVERY_ADDRESS, listening_socket
 
 Probe: TypeAlias = Callable[[], tuple[bool, str]]
 """Whether it is well, and a sentence for people."""
@@ -33,7 +35,7 @@ async def serve_telemetry(
     *,
     live: Mapping[str, Probe],
     ready: Mapping[str, Probe],
-    host: str = "0.0.0.0",
+    host: str = EVERY_ADDRESS,
     port: int = 8080,
 ) -> AsyncIterator[int]:
     """Serve while the context is open; gives the port, which is a free one where 0 was asked for."""
@@ -44,11 +46,14 @@ async def serve_telemetry(
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS, handle_signals=False)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port)
-        await site.start()
+        await _site(runner, host, port).start()
         yield int(runner.addresses[0][1])
     finally:
         await runner.cleanup()
+
+
+def _site(runner: web.AppRunner, host: str, port: int) -> web.BaseSite:
+    return web.TCPSite(runner, host, port) if host else web.SockSite(runner, listening_socket(port))
 
 
 def _metrics_handler(registry: CollectorRegistry) -> Handler:
