@@ -92,12 +92,14 @@ def test_should_serve_probes_on_the_port_of_the_command() -> None:
 
 
 def test_should_reach_the_kubelet_and_keep_no_other_privilege() -> None:
+    # The list of who holds what moves with --root-dir (getPodResourcesDir in pkg/kubelet/kubelet_getters.go); where plugins register is
+    # the constant pluginapi.KubeletSocket (NewManagerImpl in pkg/kubelet/cm/devicemanager/manager.go; both as of Kubernetes 1.36.1).
     manifests = rendered(ON, "devicePlugin.kubeletFolder=/data/kubelet")
     pod, container = pod_of(manifests), container_of(manifests)
     folders = {volume["name"]: volume["hostPath"]["path"] for volume in pod["volumes"] if "hostPath" in volume}
     mounts = {mount["name"]: (mount["mountPath"], mount.get("readOnly", False)) for mount in container["volumeMounts"]}
     assert folders == {
-        "device-plugins": "/data/kubelet/device-plugins",
+        "device-plugins": "/var/lib/kubelet/device-plugins",
         "pod-resources": "/data/kubelet/pod-resources",
         "devices": "/dev",
     }
