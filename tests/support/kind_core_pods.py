@@ -87,8 +87,8 @@ class CorePods:
     def delete_all(self) -> None:
         """Delete every Pod and wait until the kubelet has the cores back.
 
-        PodResources lists no Pod whose containers have ended; until the API server has let the Pod go too, a kubelet that is restarted
-        counts its cores as taken, from its checkpoint.
+        PodResources lists no Pod whose containers have ended, half a second or more before the API server has let the Pod go; a kubelet
+        that is restarted in between takes it for one that lives.
         """
         self.client.delete(self.path)
         wait_for(

@@ -99,13 +99,24 @@ class InstalledPlugin:
         self.client.delete(f"/api/v1/namespaces/{NAMESPACE}/pods/{pod['metadata']['name']}")
 
     def restart_kubelet(self, node: str) -> None:
-        """Restart the node's kubelet and wait until the plugin has registered with the new one."""
+        """Restart the node's kubelet and wait until the plugin has registered with the new one, and it has its Pods.
+
+        Before it has them, a kubelet counts the cores of every Pod in its checkpoint as taken, also of those that are gone by now
+        (UpdateAllocatedDevices in devicemanager/manager.go waits until all sources are ready), and judges new Pods by that.
+        """
         before = self.registrations(node)
         self.cluster.execute(node, "systemctl", "restart", "kubelet")
         wait_for(
             lambda: self.registrations(node) > before,
             limit_seconds=60.0,
             what=f"a plugin on {node} that registers with a restarted kubelet",
+        )
+        pod = self.pod(node)
+        assert pod is not None, f"no plugin on {node}"
+        wait_for(
+            lambda: pod["metadata"]["uid"] in self._pods_of_kubelet(node),
+            limit_seconds=60.0,
+            what=f"a kubelet on {node} that has heard of its Pods",
         )
 
     def registrations(self, node: str) -> float:
@@ -185,6 +196,16 @@ class InstalledPlugin:
             limit_seconds=NODE_STATUS_SECONDS,
             what=f"{resource} on {node} with capacity {capacity} and allocatable {allocatable}",
         )
+
+    def _pods_of_kubelet(self, node: str) -> set[str]:
+        """Return the UIDs of the Pods that a kubelet knows of; one that does not answer knows of none."""
+        try:
+            found = self.client.get(f"/api/v1/nodes/{node}/proxy/pods")["items"]
+        except ApiError as error:
+            if error.code in (500, 502, 503, 504):
+                return set()
+            raise
+        return {pod["metadata"]["uid"] for pod in found or ()}
 
     def _ask(self, pod: str, rest: str) -> str:
         return self.client.request_text("GET", f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}:{rest}")
