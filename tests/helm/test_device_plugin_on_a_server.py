@@ -6,17 +6,18 @@ node the caller is on.
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from chart import CHART, helm, rendered, set_arguments
+from chart import CHART, helm, rendered, set_arguments, the
 from cluster_fixtures import wait_for
 from control_plane.api_client import ApiClient, ApiError
 from rights import wait_until_allowed
@@ -245,14 +246,18 @@ def install_dry(cluster, *settings: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-@contextmanager
-def daemon(cluster, name: str, *, namespace: str = "kube-system", image: str = "none") -> Iterator[None]:
+def daemon(cluster, name: str, *, namespace: str = "kube-system", image: str = "none") -> AbstractContextManager[None]:
     """A DaemonSet that runs nowhere."""
     labels = {"name": "neuron-device-plugin-ds"}
     pod = {"containers": [{"name": "plugin", "image": image}], "nodeSelector": {"none": "such"}}
     spec = {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": pod}}
     metadata = {"name": name, "namespace": namespace}
-    manifest = {"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": metadata, "spec": spec}
+    return applied(cluster, {"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": metadata, "spec": spec})
+
+
+@contextmanager
+def applied(cluster, manifest: dict[str, Any]) -> Iterator[None]:
+    name, namespace = manifest["metadata"]["name"], manifest["metadata"]["namespace"]
     created = cluster.kubectl("apply", "-f", "-", input_text=yaml.safe_dump(manifest))
     assert created.returncode == 0, created.stderr
     try:
@@ -304,6 +309,48 @@ def test_should_take_neither_another_daemon_nor_its_own_for_aws_plugin(cluster, 
         )
     # helm's own word: an object of this name is there, of no release.
     assert "already serves" not in own.stderr
+
+
+def plugin_of_release(release: str, namespace: str) -> dict[str, Any]:
+    """The chart's own DaemonSet as another release brings it, on no node."""
+    manifests = rendered("devicePlugin.enabled=true", release=release, namespace=namespace)
+    daemon_set = copy.deepcopy(the(manifests, "DaemonSet"))
+    daemon_set["spec"]["template"]["spec"]["nodeSelector"] = {"none": "such"}
+    return daemon_set
+
+
+@pytest.mark.parametrize("release", ["first", "second"])
+def test_should_refuse_to_serve_what_another_release_serves(cluster, namespace: str, release: str) -> None:
+    other = plugin_of_release(release, namespace)
+    with applied(cluster, other):
+        refused = install_dry(cluster, "devicePlugin.enabled=true")
+        beside = install_dry(cluster, "devicePlugin.enabled=true", "devicePlugin.allowBesideNeuronPlugin=true")
+        without = install_dry(cluster)
+    assert refused.returncode != 0
+    place = f"DaemonSet {namespace}/{other['metadata']['name']}"
+    assert f"another fleetpack release ({release}) already serves aws.amazon.com/neuroncore" in refused.stderr
+    assert place in refused.stderr
+    assert "Set devicePlugin.enabled=false in one of the two" in refused.stderr
+    assert (beside.returncode, without.returncode) == (0, 0), beside.stderr + without.stderr
+
+
+def test_should_move_its_own_plugin_to_another_name_or_namespace(cluster, namespace: str) -> None:
+    own = plugin_of_release("second", namespace)
+    own["metadata"]["annotations"] = {
+        "meta.helm.sh/release-name": "second",
+        "meta.helm.sh/release-namespace": "default",
+    }
+    with applied(cluster, own):
+        moved = install_dry(cluster, "devicePlugin.enabled=true")
+    assert moved.returncode == 0, moved.stderr
+
+
+def test_should_install_beside_a_plugin_for_other_resources(cluster, namespace: str) -> None:
+    other = plugin_of_release("nvidia", namespace)
+    other["spec"]["template"]["spec"]["containers"][0]["command"] = ["nvidia-device-plugin"]
+    with applied(cluster, other):
+        installed = install_dry(cluster, "devicePlugin.enabled=true")
+    assert installed.returncode == 0, installed.stderr
 
 
 def test_should_install_beside_another_plugin_when_told_so_or_without_its_own(cluster, foreign_plugin: str) -> None:

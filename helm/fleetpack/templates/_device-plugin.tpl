@@ -50,7 +50,24 @@ app.kubernetes.io/component: device-plugin
 {{- $foreign = true -}}
 {{- end -}}
 {{- end -}}
-{{- if and $foreign (not (and (eq $name $ownName) (eq $namespace $ownNamespace))) -}}
+{{- $own := and (eq $name $ownName) (eq $namespace $ownNamespace) -}}
+{{- $labels := dict -}}
+{{- with .spec.template.metadata -}}{{- $labels = default dict .labels -}}{{- end -}}
+{{- /* Ours by the label that all Pods of plugins carry, and by the command, which no name or image of another's has. */ -}}
+{{- $fleetpack := false -}}
+{{- range .spec.template.spec.containers -}}
+{{- if and (eq (get $labels "app.kubernetes.io/component") "device-plugin") (eq (join " " .command) "fleetpack device-plugin") -}}
+{{- $fleetpack = true -}}
+{{- end -}}
+{{- end -}}
+{{- /* The release's own one under an earlier name goes with this upgrade. */ -}}
+{{- $notes := default dict .metadata.annotations -}}
+{{- $ours := and (eq (get $notes "meta.helm.sh/release-name") $.Release.Name) (eq (get $notes "meta.helm.sh/release-namespace") $.Release.Namespace) -}}
+{{- if and $fleetpack (not $own) (not $ours) -}}
+{{- $release := default "of no release" (get $labels "app.kubernetes.io/instance") -}}
+{{- fail (printf "devicePlugin.enabled: another fleetpack release (%s) already serves aws.amazon.com/neuroncore with its own device plugin (DaemonSet %s/%s), and a node can have one plugin for a resource only. Set devicePlugin.enabled=false in one of the two (helm list -A shows them), or label nodes so that the plugins never share one and set devicePlugin.allowBesideNeuronPlugin=true. Two operators in one cluster would plan the same nodes besides: one release serves all namespaces." $release $namespace $name) -}}
+{{- end -}}
+{{- if and $foreign (not $own) -}}
 {{- fail (printf "devicePlugin.enabled: AWS's Neuron device plugin (DaemonSet %s/%s) already serves aws.amazon.com/neuroncore on this cluster's nodes, and a node can have one plugin for a resource only. Remove it (kubectl -n %s delete daemonset %s), or label nodes so that the two never share one and set devicePlugin.allowBesideNeuronPlugin=true, or leave devicePlugin.enabled=false: fleetpack then plans, and AWS's plugin chooses the cores." $namespace $name $namespace $name) -}}
 {{- end -}}
 {{- end -}}
