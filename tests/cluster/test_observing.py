@@ -9,11 +9,11 @@ from unittest.mock import Mock
 import pytest
 from prometheus_client import generate_latest
 
-from builders import ENGINE, NOW, a_deployment, a_replica, a_sample, some_inputs
+from builders import ENGINE, NOW, a_deployment, a_node, a_replica, a_sample, some_inputs
 from fleetpack.cluster.observing import MetricsObserver, show_reflectors
 from fleetpack.cluster.reflector import Reflector
 from fleetpack.core.deployments import SignalSpecification
-from fleetpack.core.fleet import Replica, ReplicaPhase
+from fleetpack.core.fleet import ForeignPod, Node, Replica, ReplicaPhase, Resources
 from fleetpack.core.observation import build_observation
 from fleetpack.core.planner import plan
 from fleetpack.core.state import DeploymentState, Reading, State
@@ -145,3 +145,30 @@ def test_should_count_as_silent_exactly_what_the_plan_misses(
 
     shown = series(metrics, "fleetpack_signal_silent_sources")
     assert sum(shown.values()) == observed.missing.count("signal ")
+
+
+def a_node_that_offers(cores: int, **changes: Any) -> Node:
+    return a_node(allocatable=replace(a_node().allocatable, accelerator_cores=cores), **changes)
+
+
+@pytest.mark.parametrize(
+    ("node", "shown"),
+    [
+        (a_node_that_offers(0), {"node-a": 1.0}),
+        (a_node_that_offers(0, unhealthy_cores=0b11), {"node-a": 1.0}),
+        (a_node_that_offers(2), {}),
+        (a_node_that_offers(0, unhealthy_cores=(1 << 24) - 1), {}),
+        (a_node_that_offers(0, unhealthy_devices=tuple(range(12))), {}),
+        (a_node_that_offers(0, ready=False), {}),
+        (a_node_that_offers(0, name="node-whole"), {}),
+    ],
+)
+def test_should_show_a_node_that_no_device_plugin_serves(node: Node, shown: dict[str, float]) -> None:
+    metrics = FleetMetrics()
+    whole = ForeignPod(name="team/job", node="node-whole", requests=Resources(), whole_devices=12)
+    inputs = some_inputs(nodes=(node,), foreign_pods=(whole,))
+    found, _ = plan(inputs, State())
+
+    MetricsObserver(metrics).planned(inputs, State(), found, 0.001)
+
+    assert series(metrics, "fleetpack_pool_node_without_cores") == shown

@@ -31,6 +31,7 @@ POOL = PoolNumbers(
     free_cores=16,
     largest_free_range_cores=8,
     usd_per_hour=25.96,
+    nodes_without_cores=("node-b",),
 )
 
 
@@ -98,6 +99,7 @@ def test_should_show_a_pool():
         'fleetpack_pool_free_cores{pool="inf2"} 16.0',
         'fleetpack_pool_largest_free_range_cores{pool="inf2"} 8.0',
         'fleetpack_pool_cost_usd_per_hour{pool="inf2"} 25.96',
+        'fleetpack_pool_node_without_cores{node="node-b",pool="inf2"} 1.0',
     ]
 
 
@@ -122,7 +124,7 @@ def test_should_forget_a_deleted_pool_and_no_other():
 
     metrics.forget_pool("inf2")
 
-    assert (lines(metrics, 'pool="inf2"'), len(lines(metrics, 'pool="gpu"'))) == ([], 7)
+    assert (lines(metrics, 'pool="inf2"'), len(lines(metrics, 'pool="gpu"'))) == ([], 8)
 
 
 def test_should_forget_what_was_never_shown():

@@ -15,7 +15,7 @@ from fleetpack.cluster.errors import KubernetesError
 from fleetpack.cluster.reflector import Reflector
 from fleetpack.core.absent import Measurement, NoData
 from fleetpack.core.decision import Decision
-from fleetpack.core.fleet import ReplicaPhase
+from fleetpack.core.fleet import FleetSnapshot, ReplicaPhase
 from fleetpack.core.inputs import Inputs, Plan
 from fleetpack.core.reports import DeploymentReport, PoolReport
 from fleetpack.core.state import State
@@ -43,8 +43,9 @@ class MetricsObserver(Observer):
         for report in found.deployments:
             numbers = _deployment_numbers(report, ages.get(report.deployment, ()), silent.get(report.deployment, ()))
             self._metrics.show_deployment(numbers)
+        without_cores = _nodes_without_cores(inputs.snapshot)
         for pool in found.pools:
-            self._metrics.show_pool(_pool_numbers(pool))
+            self._metrics.show_pool(_pool_numbers(pool, without_cores.get(pool.pool, ())))
         for decision in found.decisions:
             self._count(decision)
         present = {report.deployment for report in found.deployments}
@@ -161,7 +162,21 @@ def _known(number: Measurement | NoData) -> float | None:
     return number.value if isinstance(number, Measurement) else None
 
 
-def _pool_numbers(report: PoolReport) -> PoolNumbers:
+def _nodes_without_cores(snapshot: FleetSnapshot) -> dict[str, tuple[str, ...]]:
+    """Return the nodes that no device plugin seems to serve, by pool.
+
+    Cores that are out, and those of a chip that is given out as a whole, are not allocatable either: for these there are other words.
+    """
+    whole = {pod.node for pod in snapshot.foreign_pods if pod.whole_devices}
+    found: dict[str, tuple[str, ...]] = {}
+    for node in sorted(snapshot.nodes, key=lambda node: node.name):
+        working_cores = node.instance_type.cores - node.broken_cores.bit_count()
+        if node.ready and node.name not in whole and working_cores > 0 and node.allocatable.accelerator_cores == 0:
+            found[node.pool] = (*found.get(node.pool, ()), node.name)
+    return found
+
+
+def _pool_numbers(report: PoolReport, nodes_without_cores: tuple[str, ...]) -> PoolNumbers:
     types: dict[str, int] = {}
     for node in report.nodes:
         types[node.instance_type] = types.get(node.instance_type, 0) + 1
@@ -173,6 +188,7 @@ def _pool_numbers(report: PoolReport) -> PoolNumbers:
         free_cores=report.free_cores,
         largest_free_range_cores=report.largest_free_range,
         usd_per_hour=report.usd_per_hour,
+        nodes_without_cores=nodes_without_cores,
     )
 
 

@@ -69,6 +69,8 @@ class PoolNumbers:
     free_cores: int
     largest_free_range_cores: int
     usd_per_hour: float | None
+    nodes_without_cores: tuple[str, ...] = ()
+    """Those that take Pods and offer no core."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,7 +222,12 @@ class FleetMetrics:
             "Cost of the pool's nodes, idle shares included; no series where a price is not known.",
             "pool",
         )
-
+        self._without_cores = declare.owned_gauge(
+            "fleetpack_pool_node_without_cores",
+            "1 for a node that takes Pods and offers no core, though neither all are out nor in use as whole devices.",
+            "pool",
+            "node",
+        )
         self._pool_gauges = (
             self._nodes,
             self._cores,
@@ -228,6 +235,7 @@ class FleetMetrics:
             self._free_cores,
             self._largest_range,
             self._pool_cost,
+            self._without_cores,
         )
 
     def _declare_operator(self, declare: _Declarations) -> None:
@@ -282,6 +290,7 @@ class FleetMetrics:
         self._free_cores.replace(key, [((), numbers.free_cores)])
         self._largest_range.replace(key, [((), numbers.largest_free_range_cores)])
         self._pool_cost.replace(key, [((), numbers.usd_per_hour)])
+        self._without_cores.replace(key, [((node,), 1) for node in numbers.nodes_without_cores])
 
     def forget_deployment(self, deployment: str) -> None:
         """Remove every series of a deleted deployment."""
