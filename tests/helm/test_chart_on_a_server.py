@@ -240,6 +240,45 @@ def test_should_let_people_do_with_models_what_they_may_do_with_pods(
     assert {role for role in PEOPLE if people(role, asked)} == allowed
 
 
+def test_should_hold_a_drain_for_operators_that_work_and_for_no_others(
+    cluster, admin: ApiClient, namespace: str
+) -> None:
+    manifests = rendered(namespace)
+    budget = chart.the(manifests, "PodDisruptionBudget")
+    applied = apply(cluster, [budget])
+    assert applied.returncode == 0, applied.stderr
+    labels = chart.the(manifests, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    path = f"/api/v1/namespaces/{namespace}/pods"
+    for name, is_ready in (("works", True), ("broken", False)):
+        # On a node that nobody plays, so that its state stays as it is set here.
+        spec = {"containers": [{"name": "any", "image": "none"}], "nodeName": f"{namespace}-none"}
+        body = {"metadata": {"name": name, "labels": labels}, "spec": {**spec, "terminationGracePeriodSeconds": 0}}
+        admin.create(path, {"apiVersion": "v1", "kind": "Pod", **body})
+        status = {"phase": "Running", "conditions": [{"type": "Ready", "status": str(is_ready)}]}
+        admin.patch(f"{path}/{name}/status", {"status": status}, content_type="application/merge-patch+json")
+    budget_path = f"/apis/policy/v1/namespaces/{namespace}/poddisruptionbudgets/{budget['metadata']['name']}"
+    wait_for(lambda: (admin.get(budget_path).get("status") or {}).get("currentHealthy") == 1, what="a counted operator")
+
+    held = evict(admin, path, "works")
+    assert "violate the pod's disruption budget" in held
+    # As long as one works the budget is met, and Kubernetes lets the broken one go by itself; when none works, it does so by the policy.
+    assert evict(admin, path, "broken") == ""
+    broken = {"status": {"conditions": [{"type": "Ready", "status": "False"}]}}
+    admin.patch(f"{path}/works/status", broken, content_type="application/merge-patch+json")
+    wait_for(lambda: admin.get(budget_path)["status"]["currentHealthy"] == 0, what="no operator that works")
+    assert evict(admin, path, "works") == ""
+
+
+def evict(client: ApiClient, path: str, name: str) -> str:
+    """Ask for a Pod's eviction, as `kubectl drain` does; return why it is refused, empty where it is not."""
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}}
+    try:
+        client.create(f"{path}/{name}/eviction", eviction)
+    except ApiError as error:
+        return str(error)
+    return ""
+
+
 def test_should_give_the_lease_in_no_other_namespace(operator: ApiClient) -> None:
     assert not may(operator, "default", "get leases.coordination.k8s.io")
     with pytest.raises(ApiError, match="Forbidden"):

@@ -199,6 +199,7 @@ def test_should_keep_one_operator_while_nodes_are_drained() -> None:
     assert budget["metadata"]["namespace"] == NAMESPACE
     assert budget["spec"] == {
         "minAvailable": 1,
+        "unhealthyPodEvictionPolicy": "AlwaysAllow",
         "selector": {"matchLabels": deployment["spec"]["selector"]["matchLabels"]},
     }
     assert deployment["spec"]["selector"]["matchLabels"].items() <= (
