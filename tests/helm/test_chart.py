@@ -6,13 +6,15 @@ Rendering one set of values takes a tenth of a second, so each test renders what
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import yaml
 
-from chart import CHART, EVERYTHING, NAMESPACE, ROOT, Manifest, helm, of_kind, rendered, template
+from chart import CHART, EVERYTHING, NAMESPACE, ROOT, Manifest, helm, objects, of_kind, rendered, template
 from fleetpack.settings import Settings
 
 pytestmark = pytest.mark.cluster
@@ -187,7 +189,19 @@ def test_should_describe_every_value_in_the_schema_and_refuse_all_others() -> No
     schema = json.loads((CHART / "values.schema.json").read_text())
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     assert list(gaps(values, schema, "")) == []
-    assert set(schema["properties"]) - set(values) == {"global"}
+    assert set(schema["properties"]) - set(values) == {"global", "enabled"}
+
+
+@pytest.mark.parametrize("is_enabled", [True, False])
+def test_should_be_a_part_of_another_chart_or_not_as_its_condition_says(tmp_path: Path, is_enabled: bool) -> None:
+    dependency = {"name": "fleetpack", "version": "0.1.0", "condition": "fleetpack.enabled"}
+    chart = {"apiVersion": "v2", "name": "platform", "version": "1.0.0", "dependencies": [dependency]}
+    (tmp_path / "Chart.yaml").write_text(yaml.safe_dump(chart))
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump({"fleetpack": {"enabled": is_enabled, "replicas": 3}}))
+    shutil.copytree(CHART, tmp_path / "charts" / "fleetpack")
+    result = subprocess.run([helm(), "template", "all", tmp_path], capture_output=True, text=True, check=False)
+    deployments = [(own["metadata"]["name"], own["spec"]["replicas"]) for own in of_kind(objects(result), "Deployment")]
+    assert deployments == ([("all-fleetpack", 3)] if is_enabled else [])
 
 
 def gaps(values: Manifest, schema: Manifest, path: str) -> Iterator[str]:

@@ -261,7 +261,7 @@ def test_should_hold_a_drain_for_operators_that_work_and_for_no_others(
 
     held = evict(admin, path, "works")
     assert "violate the pod's disruption budget" in held
-    # As long as one works the budget is met, and Kubernetes lets the broken one go by itself; when none works, it does so by the policy.
+    # As long as one works the budget is met, and the broken one may go in any case; when none works, the policy lets them go.
     assert evict(admin, path, "broken") == ""
     broken = {"status": {"conditions": [{"type": "Ready", "status": "False"}]}}
     admin.patch(f"{path}/works/status", broken, content_type="application/merge-patch+json")
