@@ -16,7 +16,7 @@ from eventually import eventually
 from fleetpack.core.cores import parse_cores
 from fleetpack.device_plugin.silicon import NeuronResource
 from fleetpack.device_plugin.sources import CoreNumbering
-from kubelet_side import CORE, DEVICE, AdmissionError, KubeletSide
+from kubelet_side import CORE, DEVICE, AdmissionError, Admitted, KubeletSide
 from plugin_world import PodBoard, node_pod, running_plugin
 
 
@@ -308,3 +308,53 @@ async def test_should_hold_a_chip_while_a_restarted_kubelet_does_not_know_its_po
         await registered(kubelet, 5, DEVICE)
         with pytest.raises(AdmissionError, match="given out through"):
             await kubelet.allocate("default/b", ["neuron-2"], DEVICE)
+
+
+def hold_devices_of_another_plugin(kubelet: KubeletSide, pod: str, *ids: str, resource: str = CORE) -> None:
+    """Let a Pod hold what another plugin gave, before this one came."""
+    kubelet.held[(pod, resource)] = Admitted(ids=frozenset(ids), environment={}, devices={})
+
+
+async def test_should_give_out_no_core_while_a_pod_holds_devices_that_another_plugin_gave(kubelet: KubeletSide) -> None:
+    hold_devices_of_another_plugin(kubelet, "default/old", "0", "1")
+    board = PodBoard(node_pod("old", count=2), node_pod("new", "0-3"))
+    async with running_plugin(kubelet.folder, board) as running:
+        await eventually(lambda: kubelet.capacity() == 12, what="a registered plugin")
+        assert kubelet.allocatable() == 0
+        why = (
+            r"Pod default/old holds aws.amazon.com/neuroncore device '0', which another plugin gave: nobody can tell which "
+            r"cores that is; drain the node \(or end that Pod\), then its cores are offered"
+        )
+        with pytest.raises(AdmissionError, match=f"FAILED_PRECONDITION: {CORE}: {why}"):
+            await kubelet.prefer(sorted(cores("0-11")), 4)
+        with pytest.raises(AdmissionError, match=f"FAILED_PRECONDITION: {CORE}: {why}"):
+            await kubelet.allocate("default/new", sorted(cores("0-3")))
+
+        kubelet.end("default/old")
+        board.remove("old")
+        await running.plugin.refresh()
+        await registered(kubelet)
+        assert (await kubelet.admit("default/new", 4)).ids == cores("0-3")
+
+
+async def test_should_give_a_core_as_soon_as_the_pod_with_another_plugins_devices_has_ended(
+    kubelet: KubeletSide,
+) -> None:
+    hold_devices_of_another_plugin(kubelet, "default/old", "0")
+    board = PodBoard(node_pod("old", count=1), node_pod("new", "0-3"))
+    async with running_plugin(kubelet.folder, board):
+        await eventually(lambda: kubelet.capacity() == 12, what="a registered plugin")
+        kubelet.end("default/old")
+        board.remove("old")
+        # The list was not read again: it is before the refusal.
+        await kubelet.allocate("default/new", sorted(cores("0-3")))
+        await registered(kubelet)
+
+
+async def test_should_still_give_no_core_while_a_restarted_kubelet_does_not_know_that_pod(kubelet: KubeletSide) -> None:
+    hold_devices_of_another_plugin(kubelet, "default/old", "0000:90:00.0", resource="aws.amazon.com/neurondevice")
+    async with running_plugin(kubelet.folder, PodBoard(node_pod("old", count=1))) as running:
+        await eventually(lambda: kubelet.capacity() == 12, what="a registered plugin")
+        kubelet.knows_its_pods = False
+        await running.plugin.refresh()
+        assert (kubelet.allocatable(), running.plugin.unhealthy) == (0, parse_cores("0-11"))

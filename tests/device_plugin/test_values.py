@@ -10,7 +10,7 @@ import pytest
 
 from fleetpack.catalog import load_catalog
 from fleetpack.core.cores import format_cores, parse_cores
-from fleetpack.device_plugin.accounts import Holding, Reading
+from fleetpack.device_plugin.accounts import ForeignDevice, Holding, Reading
 from fleetpack.device_plugin.comparison import (
     AnnotationWrite,
     DisagreementKind,
@@ -137,6 +137,14 @@ def test_should_write_nothing_on_a_name_that_the_kubelet_lists_twice() -> None:
     assert (annotations_to_write(pods, reading), disagreements(pods, reading)) == ((), ())
 
 
+def test_should_write_nothing_on_a_pod_of_which_not_all_cores_can_be_told() -> None:
+    reading = shown(mixed="0-1")
+    foreign = (ForeignDevice(resource=CORE.value, device_id="7"),)
+    reading = replace(reading, holdings=(replace(reading.holdings[0], foreign=foreign),))
+    pods = (planned("mixed", "2-3"),)
+    assert (annotations_to_write(pods, reading), disagreements(pods, reading)) == ((), ())
+
+
 def test_should_tell_a_swap_from_a_move() -> None:
     pods = (planned("a", "0-1"), planned("b", "2-3"), planned("c", "4-5"), planned("foreign", ""))
     found = disagreements(pods, shown(a="2-3", b="8-9", c="4-5", foreign="0-1"))
@@ -210,6 +218,12 @@ def test_should_complete_a_swap(held: dict[str, str], expected: str) -> None:
 
 def test_should_leave_pods_without_neuron_cores_aside() -> None:
     assert project_node_pod(raw_pod({"cpu": "2"})) is None
+
+
+def test_should_know_whether_a_pod_with_devices_of_another_plugin_is_alive() -> None:
+    pod = project_node_pod(raw_pod({"aws.amazon.com/neurondevice": "1"}))
+    assert pod is not None
+    assert (live_pods((pod,)).names, waiting_pods(MACHINE, (pod,), {})) == ({"n/a"}, ())
 
 
 def test_should_know_that_an_init_container_may_hold_cores() -> None:

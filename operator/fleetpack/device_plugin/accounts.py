@@ -24,6 +24,14 @@ MISSING_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignDevice:
+    """A device under a name that is none of ours: another plugin gave it, and which cores it stands for nobody can tell."""
+
+    resource: str
+    device_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Holding:
     """Cores that a container has."""
 
@@ -32,6 +40,8 @@ class Holding:
     container: str
     resource: NeuronResource
     cores: int
+    foreign: tuple[ForeignDevice, ...] = ()
+    """What it has beside these cores and nobody can place; then `cores` may be 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +92,11 @@ class Accounts:
     def shown(self) -> tuple[Holding, ...]:
         """What the kubelet's latest list has."""
         return tuple(kept.holding for kept in self.kept if kept.missing_since is None)
+
+    @property
+    def foreign(self) -> tuple[Holding, ...]:
+        """What another plugin gave to Pods that may still run."""
+        return tuple(kept.holding for kept in self.kept if kept.holding.foreign)
 
     @property
     def held_by_pod(self) -> dict[str, int]:

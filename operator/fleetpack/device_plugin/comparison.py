@@ -78,11 +78,12 @@ class Disagreement:
 
 
 def allocated_by_pod(holdings: tuple[Holding, ...]) -> dict[str, int]:
-    """Return the cores of each Pod, over all its containers and both resources."""
+    """Return the cores of each Pod, over all its containers and both resources; without Pods of which not all cores can be told."""
     masks: dict[str, int] = {}
     for holding in holdings:
         masks[holding.pod] = masks.get(holding.pod, 0) | holding.cores
-    return masks
+    untold = {holding.pod for holding in holdings if holding.foreign}
+    return {pod: mask for pod, mask in masks.items() if pod not in untold}
 
 
 def annotations_to_write(pods: tuple[PlannedPod, ...], reading: Reading) -> tuple[AnnotationWrite, ...]:

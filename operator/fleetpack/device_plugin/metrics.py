@@ -91,6 +91,9 @@ class PluginMetrics:
         """Show who holds how many cores, and nobody else."""
         self._holdings.clear()
         for holding in holdings:
+            if not holding.cores:
+                # Another plugin's devices alone: how many cores these are is not known.
+                continue
             namespace, _, pod = holding.pod.partition("/")
             series = self._holdings.labels(namespace, pod, holding.container, holding.resource.value)
             series.set(holding.cores.bit_count())

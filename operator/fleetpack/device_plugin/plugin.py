@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from fleetpack.device_plugin.accounts import Accounts, Grant, Reading, granted, observed, presumed
+from fleetpack.device_plugin.accounts import Accounts, Grant, Holding, Reading, granted, observed, presumed
 from fleetpack.device_plugin.choosing import (
     AllocationRequest,
     Preference,
@@ -28,6 +28,7 @@ from fleetpack.device_plugin.choosing import (
     judge,
     meant_pod,
 )
+from fleetpack.device_plugin.health import all_cores
 from fleetpack.device_plugin.metrics import PluginMetrics
 from fleetpack.device_plugin.pods import NodePod, live_pods, remembered_holdings, waiting_pods
 from fleetpack.device_plugin.silicon import (
@@ -54,6 +55,10 @@ _logger = logging.getLogger(__name__)
 ASK_SECONDS = 2.0
 """How long one request of the kubelet may wait for the API server: the kubelet admits no other Pod meanwhile."""
 MISSING_DEVICE = "missing device files"
+ANOTHER_PLUGIN = "devices that another plugin gave"
+
+_HELD = frozenset({RefusalReason.HELD_BY_OTHER_RESOURCE, RefusalReason.HELD_BY_ANOTHER_PLUGIN})
+"""Somebody has it, who may just have ended."""
 
 
 class PodsUnavailableError(Exception):
@@ -197,6 +202,7 @@ class DevicePlugin:
         live = live_pods(self._pods.cached()) if self._pods.is_current() else None
         self.accounts = observed(self.accounts, reading, live)
         self.reading = reading
+        self._take_out_for_foreign_devices()
         self._tell_change()
         return reading
 
@@ -206,6 +212,8 @@ class DevicePlugin:
         """Return the devices that the kubelet should take; raises `RequestRefusedError`."""
         instance_type = self.source.instance_type
         await self._read_before_answering()
+        if (foreign := self._foreign(resource)) is not None:
+            raise self._refused("prefer", resource, foreign)
         # Not all that the kubelet offers is free: see `_read_before_answering`.
         free = self._mask(resource, available) & ~(
             self._held_by_other(resource) | self.unhealthy | self._shown(resource)
@@ -234,7 +242,7 @@ class DevicePlugin:
         """Give these devices to containers, each its own; raises `RequestRefusedError`."""
         masks = tuple(self._mask(resource, ids, during="allocate") for ids in containers)
         refusal = self._judge(resource, masks)
-        if refusal is not None and refusal.reason is RefusalReason.HELD_BY_OTHER_RESOURCE:
+        if refusal is not None and refusal.reason in _HELD:
             # The holder may just have ended; the kubelet knows.
             try:
                 await self.refresh()
@@ -271,6 +279,24 @@ class DevicePlugin:
             _logger.warning("answering by the list as it was last read: %s", error or "no answer in time")
         self.asked_at = self._clock()
 
+    def _take_out_for_foreign_devices(self) -> None:
+        """Take the whole node out while any Pod holds what another plugin gave.
+
+        To the kubelet such devices are strings that are none of ours, so it counts all of ours as free.
+        """
+        holdings = self.accounts.foreign
+        cores = all_cores(self.source.instance_type) if holdings else 0
+        if holdings and self._causes.get(ANOTHER_PLUGIN, 0) != cores:
+            _logger.warning("no core is given out on this node: %s", _foreign_devices(holdings))
+        self.set_out(ANOTHER_PLUGIN, cores)
+
+    def _foreign(self, resource: NeuronResource) -> Refusal | None:
+        holdings = self.accounts.foreign
+        if not holdings:
+            return None
+        message = f"{resource}: {_foreign_devices(holdings)}"
+        return Refusal(reason=RefusalReason.HELD_BY_ANOTHER_PLUGIN, message=message)
+
     def _shown(self, resource: NeuronResource) -> int:
         mask = 0
         for holding in self.accounts.shown:
@@ -289,6 +315,8 @@ class DevicePlugin:
         return widened(self.source.instance_type, self.accounts.held_through(other))
 
     def _judge(self, resource: NeuronResource, masks: tuple[int, ...]) -> Refusal | None:
+        if (foreign := self._foreign(resource)) is not None:
+            return foreign
         for mask in masks:
             request = AllocationRequest(
                 resource=resource,
@@ -328,3 +356,15 @@ class DevicePlugin:
         self._metrics.show_devices({resource: self.device_states(resource) for resource in self.offer.resources})
         self._metrics.show_holdings(self.accounts.shown)
         self.changed.ring()
+
+
+def _foreign_devices(holdings: tuple[Holding, ...]) -> str:
+    """Return who holds what another plugin gave: the first by name, and how many Pods more."""
+    first = holdings[0]
+    pods = {holding.pod for holding in holdings}
+    device = first.foreign[0]
+    more = f" (and {len(pods) - 1} more Pods hold such devices)" if len(pods) > 1 else ""
+    return (
+        f"Pod {first.pod} holds {device.resource} device {device.device_id!r}, which another plugin gave{more}: nobody can tell "
+        "which cores that is; drain the node (or end that Pod), then its cores are offered"
+    )

@@ -2,7 +2,8 @@
 
 One connection for each question: the kubelet may restart between two of them, and a unix socket costs nothing. Containers of other
 resources and Pods without devices are left out. Device names that this node does not have (another plugin's, or from before a change of
-the instance type) are left out too, and said once.
+the instance type) are kept as they are, and said once: the kubelet tells devices apart by their names only, so to it all of ours are
+free, while such a Pod goes on using some of the same silicon.
 
 Failure: `ReadingUnavailableError`, with the socket and what to mount.
 """
@@ -19,10 +20,16 @@ from typing import Any
 import grpc
 
 from fleetpack.catalog import InstanceType
-from fleetpack.device_plugin.accounts import Holding, Reading
+from fleetpack.device_plugin.accounts import ForeignDevice, Holding, Reading
 from fleetpack.device_plugin.kubelet_api.podresources.v1 import api_pb2, api_pb2_grpc
 from fleetpack.device_plugin.plugin import ReadingUnavailableError
-from fleetpack.device_plugin.silicon import NeuronResource, Refusal, mask_of_ids
+from fleetpack.device_plugin.silicon import (
+    FOREIGN_RESOURCES,
+    NeuronResource,
+    Refusal,
+    RefusalReason,
+    mask_of_ids,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -30,7 +37,10 @@ READ_SECONDS = 5.0
 LIST_BYTES = 16 * 2**20
 """The kubelet's own limit for its answers (pkg/kubelet/apis/podresources/constants.go); gRPC's default is 4 MiB."""
 
-_RESOURCES = frozenset(resource.value for resource in NeuronResource)
+_RESOURCES = {
+    **{resource.value: resource for resource in NeuronResource},
+    **dict.fromkeys(FOREIGN_RESOURCES, NeuronResource.DEVICE),
+}
 
 # The service classes are generated without annotations.
 _services: Any = api_pb2_grpc
@@ -97,28 +107,39 @@ class PodResources:
             yield _services.PodResourcesListerStub(channel)
 
     def _holdings(self, answer: api_pb2.ListPodResourcesResponse) -> tuple[Holding, ...]:
-        masks: dict[tuple[str, str, NeuronResource], int] = {}
+        found: dict[tuple[str, str, NeuronResource], tuple[int, tuple[ForeignDevice, ...]]] = {}
         for pod in answer.pod_resources:
             for container in pod.containers:
                 for devices in container.devices:
                     if devices.resource_name not in _RESOURCES:
                         continue
-                    key = (f"{pod.namespace}/{pod.name}", container.name, NeuronResource(devices.resource_name))
+                    key = (f"{pod.namespace}/{pod.name}", container.name, _RESOURCES[devices.resource_name])
                     # With NUMA nodes told, one container has an entry for each of them.
-                    masks[key] = masks.get(key, 0) | self._mask(key[2], tuple(devices.device_ids))
+                    cores, foreign = found.get(key, (0, ()))
+                    more_cores, more_foreign = self._told_apart(devices.resource_name, tuple(devices.device_ids))
+                    found[key] = (cores | more_cores, (*foreign, *more_foreign))
         return tuple(
-            Holding(pod=pod, container=container, resource=resource, cores=mask)
-            for (pod, container, resource), mask in sorted(masks.items())
-            if mask
+            Holding(pod=pod, container=container, resource=resource, cores=cores, foreign=foreign)
+            for (pod, container, resource), (cores, foreign) in sorted(found.items())
+            if cores or foreign
         )
 
-    def _mask(self, resource: NeuronResource, ids: tuple[str, ...]) -> int:
-        known = 0
-        for device_id in ids:
-            mask = mask_of_ids(self._instance_type, resource, (device_id,))
+    def _told_apart(self, resource_name: str, ids: tuple[str, ...]) -> tuple[int, tuple[ForeignDevice, ...]]:
+        """Return the cores under names of ours, and the devices under others, by name."""
+        cores, foreign = 0, []
+        for device_id in sorted(ids):
+            mask = self._mask(resource_name, device_id)
             if not isinstance(mask, Refusal):
-                known |= mask
-            elif device_id not in self._complained:
+                cores |= mask
+                continue
+            foreign.append(ForeignDevice(resource=resource_name, device_id=device_id))
+            if device_id not in self._complained:
                 self._complained.add(device_id)
                 _logger.warning("in the kubelet's list: %s", mask.message)
-        return known
+        return cores, tuple(foreign)
+
+    def _mask(self, resource_name: str, device_id: str) -> int | Refusal:
+        if resource_name in FOREIGN_RESOURCES:
+            message = f"{resource_name}: device {device_id!r} is of a resource that this plugin never gives"
+            return Refusal(reason=RefusalReason.UNKNOWN_DEVICE, message=message)
+        return mask_of_ids(self._instance_type, NeuronResource(resource_name), (device_id,))

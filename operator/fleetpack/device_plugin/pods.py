@@ -18,7 +18,7 @@ from fleetpack.core.cores import parse_cores
 from fleetpack.device_plugin.accounts import Holding, LivePods
 from fleetpack.device_plugin.choosing import WaitingPod
 from fleetpack.device_plugin.comparison import PlannedPod
-from fleetpack.device_plugin.silicon import NeuronResource, unit_cores
+from fleetpack.device_plugin.silicon import FOREIGN_RESOURCES, NeuronResource, unit_cores
 
 _ENDED = ("Succeeded", "Failed")
 
@@ -57,7 +57,11 @@ def project_node_pod(raw: Mapping[str, Any]) -> NodePod | None:
     init_requests = _requests(
         [container for container in init_containers if container.get("restartPolicy") != "Always"]
     )
-    if not requests and not init_requests:
+    if (
+        not requests
+        and not init_requests
+        and not _asks_another_plugin([*init_containers, *(spec.get("containers") or ())])
+    ):
         return None
     annotations = metadata.get("annotations") or {}
     return NodePod(
@@ -164,6 +168,12 @@ def _requests(containers: list[Mapping[str, Any]]) -> tuple[tuple[NeuronResource
             (resource, int(limits[resource])) for resource in NeuronResource if int(limits.get(resource) or 0)
         )
     return tuple(requests)
+
+
+def _asks_another_plugin(containers: list[Mapping[str, Any]]) -> bool:
+    """Whether a Pod may hold devices under names that are none of ours: it has to be known while it lives."""
+    limits = [(container.get("resources") or {}).get("limits") or {} for container in containers]
+    return any(int(limit.get(resource) or 0) for limit in limits for resource in FOREIGN_RESOURCES)
 
 
 def _cores_or_none(text: str | None) -> int:

@@ -25,6 +25,10 @@ class NeuronResource(StrEnum):
     """Whole devices."""
 
 
+FOREIGN_RESOURCES = ("aws.amazon.com/neurondevice",)
+"""Other names of the same silicon, which AWS's plugin announces beside these two and ours never does
+(docs.cast.ai/docs/neuron, "Neuron node resources")."""
+
 _PREFIX = {NeuronResource.CORE: "neuroncore-", NeuronResource.DEVICE: "neuron-"}
 
 
@@ -45,6 +49,8 @@ class RefusalReason(StrEnum):
     """Enough cores are free, and no legal set of them is."""
     PLANNED_FOR_OTHERS = "PlannedForOthers"
     """Every free legal set is planned for Pods that wait on this node."""
+    HELD_BY_ANOTHER_PLUGIN = "HeldByAnotherPlugin"
+    """A Pod holds devices that another plugin gave: which cores it uses cannot be told, so none is given out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
