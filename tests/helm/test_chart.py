@@ -10,11 +10,25 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from chart import CHART, EVERYTHING, NAMESPACE, ROOT, Manifest, helm, objects, of_kind, rendered, template
+from chart import (
+    CHART,
+    EVERYTHING,
+    MONITORING,
+    NAMESPACE,
+    ROOT,
+    Manifest,
+    helm,
+    objects,
+    of_kind,
+    rendered,
+    set_arguments,
+    template,
+)
 from fleetpack.settings import Settings
 
 pytestmark = pytest.mark.cluster
@@ -190,6 +204,45 @@ def test_should_describe_every_value_in_the_schema_and_refuse_all_others() -> No
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     assert list(gaps(values, schema, "")) == []
     assert set(schema["properties"]) - set(values) == {"global", "enabled"}
+
+
+ALL_DIGITS = {
+    "nameOverride": "7",
+    "fullnameOverride": "99",
+    "priorityClassName": "1",
+    "serviceAccount": {"name": "2"},
+    "priorityClasses": {"classes": [{"name": "3", "value": 3}]},
+    "devicePlugin": {
+        "namespace": "4",
+        "createNamespace": True,
+        "priorityClassName": "5",
+        "serviceAccount": {"name": "6"},
+    },
+}
+
+
+@pytest.mark.parametrize("values", [{}, ALL_DIGITS], ids=["plain", "values"])
+def test_should_be_installed_under_names_that_look_like_numbers(tmp_path: Path, values: Manifest) -> None:
+    file = tmp_path / "values.yaml"
+    file.write_text(yaml.safe_dump(values))
+    command = [helm(), "template", "123", CHART, "--namespace=42", f"--values={file}", *set_arguments(*EVERYTHING)]
+    command += [f"--api-versions={version}" for version in MONITORING]
+    manifests = objects(subprocess.run(command, capture_output=True, text=True, check=False))
+    assert {own["metadata"].get("namespace", "42") for own in manifests} == ({"42", "4"} if values else {"42"})
+    assert [found for own in manifests for found in named_by_no_text(own, own["kind"])] == []
+
+
+def named_by_no_text(value: Any, path: str) -> Iterator[str]:
+    """Names, namespaces and labels, wherever they are, that are no text: the API server refuses them."""
+    for key, own in value.items() if isinstance(value, dict) else ():
+        place = f"{path}.{key}"
+        if key in ("labels", "matchLabels", "annotations") and isinstance(own, dict) and "type" not in own:
+            yield from (f"{place}.{name}: {text!r}" for name, text in own.items() if not isinstance(text, str))
+        elif (key == "namespace" or key.lower().endswith("name")) and not isinstance(own, str | dict):
+            yield f"{place}: {own!r}"
+        yield from named_by_no_text(own, place)
+    for index, own in enumerate(value) if isinstance(value, list) else ():
+        yield from named_by_no_text(own, f"{path}[{index}]")
 
 
 @pytest.mark.parametrize("is_enabled", [True, False])

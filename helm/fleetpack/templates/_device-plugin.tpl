@@ -12,8 +12,8 @@
 
 {{/* Labels by which the plugin's Pods are selected; they never change between versions. */}}
 {{- define "fleetpack.devicePlugin.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "fleetpack.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "fleetpack.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: device-plugin
 {{- end -}}
 

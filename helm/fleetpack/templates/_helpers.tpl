@@ -16,8 +16,8 @@
 
 {{/* Labels by which the operator's Pods are selected; they never change between versions. */}}
 {{- define "fleetpack.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "fleetpack.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "fleetpack.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: operator
 {{- end -}}
 
@@ -30,7 +30,7 @@ app.kubernetes.io/component: operator
 {{/* What all labels share, whichever component they are of. */}}
 {{- define "fleetpack.commonLabels" -}}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 
