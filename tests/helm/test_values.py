@@ -77,7 +77,7 @@ def at(manifests: list[Manifest], place: str) -> Any:
         ("podAnnotations.a=b", "Deployment/fleetpack spec.template.metadata.annotations.a", "b"),
         ("podLabels.a=b", "Deployment/fleetpack spec.template.metadata.labels.a", "b"),
         ("priorityClassName=high", f"{OPERATOR}.priorityClassName", "high"),
-        ("nodeSelector.a=b", f"{OPERATOR}.nodeSelector", {"a": "b"}),
+        ("nodeSelector.a=b", f"{OPERATOR}.nodeSelector", {"kubernetes.io/os": "linux", "a": "b"}),
         ("tolerations[0].key=a", f"{OPERATOR}.tolerations", [{"key": "a"}]),
         ("affinity.podAffinity.a=b", f"{OPERATOR}.affinity", {"podAffinity": {"a": "b"}}),
         ("terminationGracePeriodSeconds=99", f"{OPERATOR}.terminationGracePeriodSeconds", 99),
@@ -108,7 +108,8 @@ def at(manifests: list[Manifest], place: str) -> Any:
             PLUGIN_TERMS,
             [{"matchExpressions": [{"key": "fleetpack.dev/device-plugin", "operator": "In", "values": ["true"]}]}],
         ),
-        ("devicePlugin.nodeSelector.a=b", f"{PLUGIN}.nodeSelector", {"a": "b"}),
+        ("devicePlugin.nodeSelector.a=b", f"{PLUGIN}.nodeSelector", {"kubernetes.io/os": "linux", "a": "b"}),
+        ("nodeSelector.a=b", "Pod/fleetpack-test-leader spec.nodeSelector", {"kubernetes.io/os": "linux", "a": "b"}),
         ("devicePlugin.tolerations[0].key=a", f"{PLUGIN}.tolerations", [{"key": "a"}]),
         ("devicePlugin.priorityClassName=high", f"{PLUGIN}.priorityClassName", "high"),
         ("devicePlugin.seLinuxOptions.type=spc_t", f"{PLUGIN}.securityContext.seLinuxOptions", {"type": "spc_t"}),
@@ -185,6 +186,13 @@ def test_should_point_every_alert_at_the_runbooks_that_are_named() -> None:
     urls = [own["annotations"]["runbook_url"] for group in rule["spec"]["groups"] for own in group["rules"]]
     assert urls
     assert {own.partition("#")[0] for own in urls} == {url}
+
+
+@pytest.mark.parametrize(
+    "place", [f"{OPERATOR}.nodeSelector", f"{PLUGIN}.nodeSelector", "Pod/fleetpack-test-leader spec.nodeSelector"]
+)
+def test_should_run_on_nodes_that_its_image_is_for(standard: list[Manifest], place: str) -> None:
+    assert at(standard, place) == {"kubernetes.io/os": "linux"}
 
 
 def test_should_ask_for_the_account_that_it_does_not_make() -> None:
