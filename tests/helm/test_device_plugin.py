@@ -158,9 +158,12 @@ def test_should_run_on_every_machine_of_the_catalog_that_has_cores_to_give() -> 
     required = pod_of(rendered(ON))["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     by_type, by_label = required["nodeSelectorTerms"]
     label = "fleetpack.dev/device-plugin"
-    [types, keep_off] = by_type["matchExpressions"]
+    [types, keep_off, auto_mode] = by_type["matchExpressions"]
     assert (types["key"], types["operator"], set(types["values"])) == ("node.kubernetes.io/instance-type", "In", neuron)
     assert keep_off == {"key": label, "operator": "NotIn", "values": ["false"]}
+    # AWS documents the label (EKS User Guide, "Control if a workload is deployed on EKS Auto Mode nodes"), and that Auto Mode has plugins
+    # of its own ("Deploy an accelerated workload"). Who labels such a node for fleetpack's plugin gets it.
+    assert auto_mode == {"key": "eks.amazonaws.com/compute-type", "operator": "NotIn", "values": ["auto"]}
     assert by_label == {"matchExpressions": [{"key": label, "operator": "In", "values": ["true"]}]}
 
 
