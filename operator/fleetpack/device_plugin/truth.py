@@ -2,13 +2,15 @@
 
 A patch carries the Pod's UID, so it never lands on a namesake, and is sent only where the annotation differs. The watch may show our
 own write late; what was written within the last seconds is not written again. A failed write is tried again with the next
-reading of the kubelet's list.
+reading of the kubelet's list. While the API server is slow a pass writes for some seconds only, and the next one begins with those Pods
+whose turn was longest ago: readings of the kubelet's list must not wait for the API server.
 
 Boundary: writes one annotation on Pods of its own node, one on the node itself, and events, nothing else.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -32,6 +34,8 @@ _logger = logging.getLogger(__name__)
 
 SETTLE_SECONDS = 30.0
 """How long our own write counts although the watch does not show it."""
+PASS_SECONDS = 5.0
+"""After this no write begins in the same pass: one write may take 4 s, so a pass ends within 9 s, however many Pods there are."""
 REPORTER = "fleetpack.dev/device-plugin"
 
 
@@ -51,23 +55,38 @@ class TruthWriter:
         self._metrics = metrics
         self._clock = clock
         self._written: dict[str, tuple[str, float]] = {}
+        self._tried_at: dict[str, float] = {}
         self._told: set[tuple[str, int]] = set()
         self._health_written = ("", float("-inf"))
 
     async def write(self, pods: tuple[PlannedPod, ...], reading: Reading) -> None:
         """Bring the annotations in line with a reading, and tell once of each Pod that got other cores than planned."""
-        now = self._clock()
-        for one in annotations_to_write(pods, reading):
-            cores, at = self._written.get(one.uid, ("", 0.0))
-            if cores != one.cores or now - at > SETTLE_SECONDS:
-                await self._annotate(one, now)
+        now, loop = self._clock(), asyncio.get_running_loop()
+        no_later_than = loop.time() + PASS_SECONDS
+        for one in self._due(annotations_to_write(pods, reading), now):
+            if loop.time() > no_later_than:
+                break
+            self._tried_at[one.uid] = loop.time()
+            await self._annotate(one, now)
         for found in disagreements(pods, reading):
+            if loop.time() > no_later_than:
+                break
             if (found.uid, found.allocated) not in self._told:
                 self._told.add((found.uid, found.allocated))
                 await self._tell(found, now)
         uids = {pod.uid for pod in pods}
         self._written = {uid: written for uid, written in self._written.items() if uid in uids}
+        self._tried_at = {uid: at for uid, at in self._tried_at.items() if uid in uids}
         self._told = {told for told in self._told if told[0] in uids}
+
+    def _due(self, writes: tuple[AnnotationWrite, ...], now: float) -> list[AnnotationWrite]:
+        """Return what has to be written now, first of all what was not tried for the longest time."""
+        due = []
+        for one in writes:
+            cores, at = self._written.get(one.uid, ("", 0.0))
+            if cores != one.cores or now - at > SETTLE_SECONDS:
+                due.append(one)
+        return sorted(due, key=lambda one: (self._tried_at.get(one.uid, float("-inf")), one.namespace, one.name))
 
     async def write_health(self, written: str, unhealthy: int) -> None:
         """Write on the node which cores are out; `written` is the annotation as the watch has it."""

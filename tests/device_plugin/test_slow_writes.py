@@ -1,0 +1,87 @@
+"""The plugin beside an API server that answers late: the kubelet's list is read all the same. In virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+
+from fleetpack.catalog import load_catalog
+from fleetpack.cluster.errors import DeliveryUnknown
+from fleetpack.device_plugin import process as process_module
+from fleetpack.device_plugin.accounts import Holding, Reading
+from fleetpack.device_plugin.metrics import PluginMetrics
+from fleetpack.device_plugin.process import _Process
+from fleetpack.device_plugin.settings import PluginSettings
+from fleetpack.device_plugin.silicon import NeuronResource
+from fleetpack.device_plugin.sources import SimulatedDevices, machine_of
+from plugin_world import node_pod
+from virtual_time import in_virtual_time
+
+PODS = 30
+PATCH_SECONDS = 4.0
+"""What a write may take before the client gives it up."""
+
+
+class LateServer:
+    """An API server from which no write gets an answer in time."""
+
+    def __init__(self) -> None:
+        self.asked_for: list[str] = []
+
+    async def patch(self, path: str, body: Any) -> None:
+        del body
+        await asyncio.sleep(PATCH_SECONDS)
+        self.asked_for.append(path.rpartition("/")[2])
+        raise DeliveryUnknown("patch", path, "sent, and no answer")
+
+
+@pytest.fixture(autouse=True)
+def virtual_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(monotonic=now, time=now)
+    monkeypatch.setattr(process_module, "time", clock)
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+@in_virtual_time
+async def test_should_read_on_and_stay_alive_while_every_write_is_late() -> None:
+    server = LateServer()
+    process, readings = process_with_pods(server)
+    task = asyncio.create_task(process._keep_reading())
+    alive = []
+    for _ in range(300):
+        await asyncio.sleep(1.0)
+        alive.append(process.liveness()["reader"]()[0])
+    task.cancel()
+    assert alive == [True] * 300
+    assert max(later - earlier for earlier, later in pairwise(readings)) < 15.0
+    assert set(server.asked_for) == {f"p{number:02}" for number in range(PODS)}, "each Pod has its turn"
+
+
+def process_with_pods(server: LateServer) -> tuple[_Process, list[float]]:
+    """Return a process whose kubelet lists thirty Pods without annotations, and the times of its readings."""
+    machine = machine_of(load_catalog(), "trn1.32xlarge")
+    process = _Process(PluginSettings(node_name="n"), Mock(), SimulatedDevices(instance_type=machine), PluginMetrics())
+    process.truth._client = server  # type: ignore[assignment]
+    pods = tuple(replace(node_pod(f"p{number:02}", count=1), phase="Running") for number in range(PODS))
+    holdings = tuple(
+        Holding(pod=pod.key, container="server", resource=NeuronResource.CORE, cores=1 << number)
+        for number, pod in enumerate(pods)
+    )
+    readings: list[float] = []
+
+    async def read() -> Reading:
+        readings.append(now())
+        return Reading(started_at=now(), holdings=holdings)
+
+    process.plugin._read = read
+    process.pods = Mock(cached=Mock(return_value=pods), node=Mock(return_value=None))
+    return process, readings
