@@ -161,8 +161,8 @@ def test_should_run_on_every_machine_of_the_catalog_that_has_cores_to_give() -> 
     [types, keep_off, auto_mode] = by_type["matchExpressions"]
     assert (types["key"], types["operator"], set(types["values"])) == ("node.kubernetes.io/instance-type", "In", neuron)
     assert keep_off == {"key": label, "operator": "NotIn", "values": ["false"]}
-    # AWS documents the label (EKS User Guide, "Control if a workload is deployed on EKS Auto Mode nodes"), and that Auto Mode has plugins
-    # of its own ("Deploy an accelerated workload"). Who labels such a node for fleetpack's plugin gets it.
+    # AWS documents the label (EKS User Guide, "Control if a workload is deployed on EKS Auto Mode nodes"), and that Auto Mode has
+    # plugins of its own ("Deploy an accelerated workload"). Who labels such a node for fleetpack's plugin gets it.
     assert auto_mode == {"key": "eks.amazonaws.com/compute-type", "operator": "NotIn", "values": ["auto"]}
     assert by_label == {"matchExpressions": [{"key": label, "operator": "In", "values": ["true"]}]}
 
