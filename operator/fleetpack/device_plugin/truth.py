@@ -55,6 +55,7 @@ class TruthWriter:
         self._metrics = metrics
         self._clock = clock
         self._written: dict[str, tuple[str, float]] = {}
+        self._complaints: set[tuple[str, str]] = set()
         self._tried_at: dict[str, float] = {}
         self._told: set[tuple[str, int]] = set()
         self._health_written = ("", float("-inf"))
@@ -77,6 +78,7 @@ class TruthWriter:
         uids = {pod.uid for pod in pods}
         self._written = {uid: written for uid, written in self._written.items() if uid in uids}
         self._tried_at = {uid: at for uid, at in self._tried_at.items() if uid in uids}
+        self._complaints = {told for told in self._complaints if told[0] in uids}
         self._told = {told for told in self._told if told[0] in uids}
 
     def _due(self, writes: tuple[AnnotationWrite, ...], now: float) -> list[AnnotationWrite]:
@@ -110,17 +112,24 @@ class TruthWriter:
             await self._client.patch(names.pod_path(one.namespace, one.name), body)
         except NotFound:
             self._metrics.count_write("gone")
-        except Invalid as error:
-            # Another UID: the watch will bring the new Pod. Anything else is worth a look.
-            self._metrics.count_write("gone")
-            _logger.info("not written: %s", error)
         except KubernetesError as error:
+            if _is_another_pod(error):
+                self._metrics.count_write("gone")
+                _logger.info("not written: %s", error)
+                return
             self._metrics.count_write("failed")
-            _logger.warning("cannot write the cores of Pod %s/%s: %s", one.namespace, one.name, error)
+            self._complain(one, str(error))
         else:
+            self._complaints = {told for told in self._complaints if told[0] != one.uid}
             self._written[one.uid] = (one.cores, now)
             self._metrics.count_write("ok")
             _logger.info("Pod %s/%s holds cores %s", one.namespace, one.name, one.cores)
+
+    def _complain(self, one: AnnotationWrite, text: str) -> None:
+        """Warn once of each Pod and text: it is tried again with every reading."""
+        if (one.uid, text) not in self._complaints:
+            self._complaints.add((one.uid, text))
+            _logger.warning("cannot write the cores of Pod %s/%s: %s; trying again", one.namespace, one.name, text)
 
     async def _tell(self, found: Disagreement, now: float) -> None:
         self._metrics.count_disagreement(found.kind)
@@ -149,3 +158,12 @@ class TruthWriter:
         except KubernetesError as error:
             # After a restart of ours it is there already; the metric and the log line told it anyway.
             _logger.info("no event for Pod %s/%s: %s", found.namespace, found.name, error)
+
+
+def _is_another_pod(error: KubernetesError) -> bool:
+    """Whether a Pod of this name has another UID now: the watch will bring it.
+
+    The server says so as an immutable field (`ValidateObjectMetaUpdate` in apimachinery). Everything else that it calls invalid is a
+    policy that denies the write, or a mistake of ours, and will not pass by itself.
+    """
+    return isinstance(error, Invalid) and error.reason == "Invalid" and ": metadata.uid: Invalid value" in error.message
