@@ -98,3 +98,39 @@ async def test_should_begin_with_short_pauses_again_after_a_registration(socket:
 
     task.cancel()
     assert registrar.tried_after_seconds[before:] == pytest.approx([40.25, 40.5, 41.0, 42.0])
+
+
+@in_virtual_time
+async def test_should_ask_for_a_restart_where_no_kubelet_was_seen_for_minutes(tmp_path: Path) -> None:
+    registrar = Refused(tmp_path)
+    registrar.refuses = False
+    task = asyncio.create_task(registrar.run())
+    await asyncio.sleep(299.0)
+    before = registrar.liveness()[0]
+    await asyncio.sleep(2.0)
+    after = registrar.liveness()
+    made(tmp_path / KUBELET_SOCKET)
+    await asyncio.sleep(1.0)
+    task.cancel()
+    assert (before, registrar.liveness()[0]) == (True, True)
+    assert after == (
+        False,
+        f"no kubelet: {tmp_path / KUBELET_SOCKET} does not exist, for 301 s: a folder that was made anew is seen only when it "
+        "is remounted, by a restart of this container",
+    )
+
+
+@in_virtual_time
+async def test_should_ask_for_a_restart_where_nobody_listens_for_minutes(socket: Path) -> None:
+    registrar = Refused(socket.parent)
+    registrar.refuses = False
+    task = asyncio.create_task(registrar.run())
+    await asyncio.sleep(1000.0)
+    registered = registrar.liveness()[0]
+    # The folder with the kubelet's socket was renamed: its socket is still there.
+    registrar.refuses, registrar.server.is_serving = True, False
+    await asyncio.sleep(299.0)
+    soon = registrar.liveness()[0]
+    await asyncio.sleep(2.0)
+    task.cancel()
+    assert (registered, soon, registrar.liveness()[0]) == (True, True, False)

@@ -32,7 +32,7 @@ from fleetpack.device_plugin.node_pods import NodePods, read_instance_type
 from fleetpack.device_plugin.plugin import DevicePlugin, Offer, ReadingUnavailableError
 from fleetpack.device_plugin.pod_resources import PodResources
 from fleetpack.device_plugin.pods import planned_pods
-from fleetpack.device_plugin.registration import Registrar
+from fleetpack.device_plugin.registration import REMOUNT_SECONDS, Registrar
 from fleetpack.device_plugin.settings import PluginSettings, SourceKind
 from fleetpack.device_plugin.silicon import NeuronResource
 from fleetpack.device_plugin.sources import (
@@ -168,7 +168,7 @@ class _Process:
         self.registrar = Registrar(servers, settings.plugin_folder, self.metrics, reader.counted)
         self.monitor = NeuronMonitor(lambda: self.plugin.accounts.shown)
         self.metrics.registry.register(self.monitor)
-        self._read_at = time.monotonic()
+        self._read_at = self._has_read_at = time.monotonic()
         self._file_error = ""
 
     def liveness(self) -> dict[str, Probe]:
@@ -209,9 +209,11 @@ class _Process:
             self._read_at = time.monotonic()
             try:
                 await self.plugin.start()
+                self._has_read_at = time.monotonic()
                 break
             except ReadingUnavailableError as error:
                 _logger.warning("not serving yet: %s", error)
+            self.registrar.glance()
             await asyncio.sleep(RETRY_SECONDS)
         await asyncio.gather(self.registrar.run(), self._keep_reading())
 
@@ -230,6 +232,7 @@ class _Process:
                 await self.truth.write_health(node.unhealthy_cores, self.plugin.unhealthy)
             try:
                 reading = await self.plugin.refresh()
+                self._has_read_at = time.monotonic()
                 self.metrics.show_reading(time.time())
                 await self.truth.write(planned_pods(self.pods.cached()), reading)
                 complaining = False
@@ -283,7 +286,14 @@ class _Process:
         self.plugin.attention.set()
 
     def _reading(self) -> tuple[bool, str]:
-        seconds = time.monotonic() - self._read_at
+        now = time.monotonic()
+        seconds = now - self._read_at
+        in_vain_seconds = min(now - self._has_read_at, self.registrar.seconds_with_kubelet)
+        if in_vain_seconds > REMOUNT_SECONDS:
+            return False, (
+                f"the kubelet's list could not be read for {in_vain_seconds:.0f} s: a pod-resources folder that was made anew is "
+                "seen only when it is remounted, by a restart of this container"
+            )
         return seconds < STALLED_SECONDS, f"the kubelet's list was asked for {seconds:.0f} s ago"
 
     def _has_read(self) -> tuple[bool, str]:

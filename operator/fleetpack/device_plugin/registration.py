@@ -9,7 +9,9 @@ The socket is looked at four times a second: cheaper than it sounds, and it work
 that starts admits Pods at once, and fails those that want cores while nobody has registered any.
 
 Boundary: knows nothing of devices. Failure: whatever goes wrong is logged once, tried again with growing pauses, and seen by
-`readiness`. A kubelet that starts makes a new socket, and a new socket is tried at once.
+`readiness`. A kubelet that starts makes a new socket, and a new socket is tried at once. Where nothing helps for five minutes
+`liveness` fails: the folder may have been removed and made anew, or renamed, while the container keeps the old one mounted for
+ever, and only a new container sees the new one. A kubelet that is stopped asks for no liveness.
 """
 
 from __future__ import annotations
@@ -39,6 +41,9 @@ SILENCE_SECONDS = 15.0
 """A kubelet that registered us and does not listen for this long has forgotten us; one that counts other devices so long has others."""
 LONGEST_PAUSE_SECONDS = 10.0
 """Between tries on one and the same socket: nobody may listen there for as long as a kubelet is stopped."""
+REMOUNT_SECONDS = 300.0
+"""Without a kubelet for this long the folder is mounted again: far longer than a kubelet takes to start, and often enough for a mistake
+that is rare."""
 COMPARE_SECONDS = 5.0
 """How often the kubelet is asked which devices it counts."""
 
@@ -58,6 +63,7 @@ class Patience:
     compare_seconds: float = COMPARE_SECONDS
     silence_seconds: float = SILENCE_SECONDS
     longest_pause_seconds: float = LONGEST_PAUSE_SECONDS
+    remount_seconds: float = REMOUNT_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,8 @@ class Registrar:
         self._try_at = 0.0
         self._problem = "not registered yet"
         self._looked_at = time.monotonic()
+        self._unregistered_since: float | None = time.monotonic()
+        self._socket_since: float | None = None
         self._compare_at = 0.0
         self._differs_since: float | None = None
 
@@ -108,18 +116,39 @@ class Registrar:
         return not self._problem, self._problem or "registered with the kubelet"
 
     def liveness(self) -> tuple[bool, str]:
-        """Whether somebody still looks after the registration."""
-        seconds = time.monotonic() - self._looked_at
+        """Whether somebody still looks after the registration, and not in vain for minutes."""
+        now = time.monotonic()
+        seconds = now - self._looked_at
+        unregistered_seconds = 0.0 if self._unregistered_since is None else now - self._unregistered_since
+        if unregistered_seconds > self._patience.remount_seconds:
+            return False, (
+                f"{self._problem}, for {unregistered_seconds:.0f} s: a folder that was made anew is seen only when it is "
+                "remounted, by a restart of this container"
+            )
         return seconds < 4 * REGISTER_SECONDS, f"looked at the kubelet's socket {seconds:.0f} s ago"
+
+    @property
+    def seconds_with_kubelet(self) -> float:
+        """How long the kubelet's socket has been there; 0 while it is not."""
+        return 0.0 if self._socket_since is None else time.monotonic() - self._socket_since
+
+    def glance(self) -> SocketIdentity | None:
+        """Look whether the kubelet's socket is there, without registering."""
+        self._looked_at = time.monotonic()
+        identity = socket_identity(self._kubelet_socket)
+        if identity is None:
+            self._socket_since = None
+        elif self._socket_since is None:
+            self._socket_since = self._looked_at
+        return identity
 
     async def run(self) -> None:
         """Look at the kubelet's socket until cancelled."""
         while True:
-            self._looked_at = time.monotonic()
             try:
                 await self._look()
             except (OSError, grpc.aio.AioRpcError) as error:
-                self._registered_with = None
+                self._lose_registration()
                 self._pause()
                 reason = f"{error.code().name}: {error.details()}" if isinstance(error, grpc.aio.AioRpcError) else error
                 self._note_problem(f"cannot register with {self._kubelet_socket}: {reason}")
@@ -130,11 +159,11 @@ class Registrar:
         await asyncio.gather(*(server.stop() for server in self._servers))
 
     async def _look(self) -> None:
-        identity = socket_identity(self._kubelet_socket)
+        identity = self.glance()
         if identity != self._tried:
             self._tried, self._failures_in_a_row, self._try_at = identity, 0, 0.0
         if identity is None:
-            self._registered_with = None
+            self._lose_registration()
             self._note_problem(f"no kubelet: {self._kubelet_socket} does not exist")
             return
         await self._compare()
@@ -147,10 +176,15 @@ class Registrar:
             await server.start()
         for server in self._servers:
             await self._register(server)
-        self._registered_with = identity
+        self._registered_with, self._unregistered_since = identity, None
         self._problem = ""
         self._failures_in_a_row = 0
         self._compare_at, self._differs_since = time.monotonic() + self._patience.compare_seconds, None
+
+    def _lose_registration(self) -> None:
+        self._registered_with = None
+        if self._unregistered_since is None:
+            self._unregistered_since = time.monotonic()
 
     def _pause(self) -> None:
         """Wait longer after each failure with the same socket."""

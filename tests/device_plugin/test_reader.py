@@ -1,26 +1,30 @@
-"""The plugin beside an API server that answers late: the kubelet's list is read all the same. In virtual time."""
+"""The kubelet's list is read whatever the API server does, and is missed aloud where it cannot be read; in virtual time."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 
 from fleetpack.catalog import load_catalog
 from fleetpack.cluster.errors import DeliveryUnknown
 from fleetpack.device_plugin import process as process_module
+from fleetpack.device_plugin import registration as registration_module
 from fleetpack.device_plugin.accounts import Holding, Reading
 from fleetpack.device_plugin.metrics import PluginMetrics
+from fleetpack.device_plugin.plugin import ReadingUnavailableError
 from fleetpack.device_plugin.process import _Process
+from fleetpack.device_plugin.registration import KUBELET_SOCKET
 from fleetpack.device_plugin.settings import PluginSettings
 from fleetpack.device_plugin.silicon import NeuronResource
 from fleetpack.device_plugin.sources import SimulatedDevices, machine_of
-from plugin_world import node_pod
+from plugin_world import PodBoard, node_pod
 from virtual_time import in_virtual_time
 
 PODS = 30
@@ -44,7 +48,8 @@ class LateServer:
 @pytest.fixture(autouse=True)
 def virtual_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(monotonic=now, time=now)
-    monkeypatch.setattr(process_module, "time", clock)
+    for module in (process_module, registration_module):
+        monkeypatch.setattr(module, "time", clock)
 
 
 def now() -> float:
@@ -64,6 +69,38 @@ async def test_should_read_on_and_stay_alive_while_every_write_is_late() -> None
     assert alive == [True] * 300
     assert max(later - earlier for earlier, later in pairwise(readings)) < 15.0
     assert set(server.asked_for) == {f"p{number:02}" for number in range(PODS)}, "each Pod has its turn"
+
+
+@in_virtual_time
+async def test_should_ask_for_a_restart_where_the_list_could_not_be_read_for_minutes_beside_a_kubelet(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / KUBELET_SOCKET).touch()
+    assert await liveness_of_reader_without_list(tmp_path, 299.0) == (True, "the kubelet's list was asked for 1 s ago")
+    alive, why = await liveness_of_reader_without_list(tmp_path, 303.0)
+    assert (alive, why.partition(":")[0]) == (False, "the kubelet's list could not be read for 303 s")
+    assert "seen only when it is remounted" in why
+
+
+@in_virtual_time
+async def test_should_not_mind_a_list_that_cannot_be_read_where_there_is_no_kubelet(tmp_path: Path) -> None:
+    assert (await liveness_of_reader_without_list(tmp_path, 1000.0))[0]
+
+
+async def liveness_of_reader_without_list(folder: Path, seconds: float) -> tuple[bool, str]:
+    """Return what a plugin says of its reader that has found no list for so long."""
+    process = _Process(
+        PluginSettings(node_name="n", plugin_folder=folder, pod_resources_socket=folder / "nothing.sock"),
+        Mock(),
+        SimulatedDevices(instance_type=machine_of(load_catalog(), "trn1.32xlarge")),
+        PluginMetrics(),
+    )
+    process.plugin._pods = PodBoard()
+    process.plugin._read = AsyncMock(side_effect=ReadingUnavailableError("no such socket"))
+    task = asyncio.create_task(process._serve())
+    await asyncio.sleep(seconds)
+    task.cancel()
+    return process.liveness()["reader"]()
 
 
 def process_with_pods(server: LateServer) -> tuple[_Process, list[float]]:
