@@ -138,6 +138,33 @@ async def test_should_take_devices_out_and_back_by_file_signal_and_node_conditio
     assert plugin.kubelet.capacity() == 12
 
 
+async def test_should_announce_no_silicon_that_a_condition_takes_out_when_it_starts(
+    account: PluginAccount, tmp_path: Path, cluster
+) -> None:
+    node = f"/api/v1/nodes/{account.node}"
+    account.administrator.patch(node, {"metadata": {"annotations": {"fleetpack.dev/unhealthy-cores": "10-11"}}})
+    report(account, "NeuronHasError_DMA_ERROR", "NEURON_HW_ERR=DMA_ERROR on /dev/neuron5")
+    start_at = cluster.audit_position()
+    folder = tmp_path / "kubelet"
+    folder.mkdir()
+    kubelet = KubeletSide(folder)
+    await kubelet.start()
+    running = PluginProcess(kubelet, account.node, account.kubeconfig, tmp_path)
+    try:
+        await eventually(lambda: kubelet.capacity() == 12, what="a registered plugin")
+        first = kubelet.endpoints[CORE].first
+        await asyncio.sleep(3.0)
+    finally:
+        print(running.log())
+        await running.stop()
+        await kubelet.stop()
+        report(account, "NeuronHasNoError", "")
+        account.administrator.patch(node, {"metadata": {"annotations": {"fleetpack.dev/unhealthy-cores": None}}})
+    assert first == {f"neuroncore-{core}" for core in range(10)}
+    written = [write for write in cluster.writes(start_at=start_at) if write.user == account.user]
+    assert written == [], "the annotation says already what is out"
+
+
 def report(account: PluginAccount, reason: str, message: str) -> None:
     condition = {"type": "NeuronHealth", "status": "True", "reason": reason, "message": message}
     account.administrator.patch(

@@ -41,6 +41,8 @@ class Endpoint:
     devices: dict[str, str] = field(default_factory=dict)
     numa: dict[str, int] = field(default_factory=dict)
     lists: int = 0
+    first: frozenset[str] | None = None
+    """The healthy devices of its first list."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,6 +229,8 @@ class KubeletSide:
                     device.ID: device.topology.nodes[0].ID for device in answer.devices if device.topology.nodes
                 }
                 endpoint.lists += 1
+                if endpoint.first is None:
+                    endpoint.first = frozenset(name for name, health in endpoint.devices.items() if health == "Healthy")
         # A stream that ends takes every device out; the capacity stays.
         endpoint.devices = dict.fromkeys(endpoint.devices, "Unhealthy")
 

@@ -29,7 +29,7 @@ from fleetpack.device_plugin.kubelet_server import ResourceServer
 from fleetpack.device_plugin.metrics import PluginMetrics
 from fleetpack.device_plugin.monitor import NeuronMonitor
 from fleetpack.device_plugin.node_pods import NodePods, read_instance_type
-from fleetpack.device_plugin.plugin import DevicePlugin, Offer, ReadingUnavailableError
+from fleetpack.device_plugin.plugin import Bell, DevicePlugin, Offer, ReadingUnavailableError
 from fleetpack.device_plugin.pod_resources import PodResources
 from fleetpack.device_plugin.pods import planned_pods
 from fleetpack.device_plugin.registration import REMOUNT_SECONDS, Registrar
@@ -58,6 +58,9 @@ ADMISSION_SECONDS = 0.3
 """From the kubelet's question to the end of its admission: its list is left alone so long (`DevicePlugin.asked_at`)."""
 HEALTH_PERIOD_SECONDS = 1.0
 RETRY_SECONDS = 2.0
+NODE_SECONDS = 2.0
+"""How long registering waits for the node's conditions: silicon that they take out should not be announced as well first. Longer
+would keep a node without cores while the API server is away."""
 STALLED_SECONDS = 60.0
 """The reader passes every few seconds, whatever fails; one that has not for this long hangs."""
 WRITES = RateLimit(requests_per_second=20.0, burst=40)
@@ -152,6 +155,7 @@ class _Process:
         self.settings = settings
         self.metrics = metrics
         self.metrics.show_machine(source.instance_type, settings.node_name)
+        self._api_changes = Bell()
         self.pods = NodePods(client, settings.node_name, self._pods_changed)
         resources = (NeuronResource.CORE, NeuronResource.DEVICE) if settings.whole_devices else (NeuronResource.CORE,)
         reader = PodResources(settings.pod_resources_socket, source.instance_type, time.monotonic, resources)
@@ -204,7 +208,7 @@ class _Process:
 
     async def _serve(self) -> None:
         """Learn what is given out, then register and keep reading."""
-        self._look_at_health()
+        no_later_than = asyncio.get_running_loop().time() + NODE_SECONDS
         while True:
             self._read_at = time.monotonic()
             try:
@@ -215,7 +219,18 @@ class _Process:
                 _logger.warning("not serving yet: %s", error)
             self.registrar.glance()
             await asyncio.sleep(RETRY_SECONDS)
+        await self._hear_of_node(no_later_than)
+        self._look_at_health()
         await asyncio.gather(self.registrar.run(), self._keep_reading())
+
+    async def _hear_of_node(self, no_later_than: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(no_later_than):
+                while True:
+                    ring = self._api_changes.next_ring()
+                    if self.pods.node() is not None:
+                        return
+                    await ring.wait()
 
     async def _keep_reading(self) -> None:
         """Follow the kubelet's list, and write what it says on the Pods."""
@@ -229,6 +244,8 @@ class _Process:
                     break
             node = self.pods.node()
             if node is not None:
+                # What is written must have heard of the node's conditions, which may have come this moment.
+                self._look_at_health()
                 await self.truth.write_health(node.unhealthy_cores, self.plugin.unhealthy)
             try:
                 reading = await self.plugin.refresh()
@@ -283,6 +300,7 @@ class _Process:
         self._file_error = message
 
     def _pods_changed(self) -> None:
+        self._api_changes.ring()
         self.plugin.attention.set()
 
     def _reading(self) -> tuple[bool, str]:
