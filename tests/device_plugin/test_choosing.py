@@ -10,6 +10,7 @@ from fleetpack.catalog import InstanceType, load_catalog
 from fleetpack.core.cores import core_ids, format_cores, parse_cores
 from fleetpack.device_plugin.choosing import (
     AllocationRequest,
+    Claim,
     Preference,
     PreferenceRequest,
     WaitingPod,
@@ -115,6 +116,18 @@ def test_should_allow_one_device_or_all_on_a_machine_that_is_not_listed() -> Non
         False,
         False,
     ]
+
+
+def test_should_give_no_core_that_the_kubelet_lists_with_a_pod() -> None:
+    listed = (Claim(by="Pod n/b", cores=parse_cores("3-5")), Claim(by="Pod n/a", cores=parse_cores("0,8")))
+    asked = AllocationRequest(
+        resource=CORE, cores=parse_cores("0-3"), unhealthy=0, held_by_other_resource=0, listed=listed
+    )
+    assert judge(machine(), asked) == Refusal(
+        reason=RefusalReason.HELD_BY_ANOTHER_POD,
+        message="aws.amazon.com/neuroncore: of cores 0-3 the kubelet lists 0 with Pod n/a, 3 with Pod n/b and gives them out again; "
+        "no core is given twice: whatever makes this Pod again may get others",
+    )
 
 
 @pytest.mark.parametrize(

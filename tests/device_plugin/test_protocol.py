@@ -7,6 +7,7 @@ what survives which restart. Real kubelets are another suite.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 
 from eventually import eventually
 from fleetpack.core.cores import parse_cores
+from fleetpack.device_plugin.pods import NodePod
 from fleetpack.device_plugin.silicon import NeuronResource
 from fleetpack.device_plugin.sources import CoreNumbering
 from kubelet_side import CORE, DEVICE, AdmissionError, Admitted, KubeletSide
@@ -106,6 +108,46 @@ async def test_should_offer_no_core_that_the_kubelet_lists_although_it_calls_it_
         # A kubelet whose list was read at the wrong moment has forgotten it (devicemanager UpdateAllocatedDevices).
         offered = await kubelet.prefer(sorted(cores("0-11")), 8)
     assert set(offered) == cores("4-11")
+
+
+async def test_should_give_no_core_again_that_the_kubelet_lists(kubelet: KubeletSide) -> None:
+    board = PodBoard(node_pod("holder", "0-3"))
+    async with running_plugin(kubelet.folder, board) as running:
+        await registered(kubelet)
+        await kubelet.admit("default/holder", 4)
+        await running.plugin.refresh()
+        # Such a kubelet asks nothing where it takes all that it believes to be free.
+        with pytest.raises(AdmissionError, match=r"of cores 0-11 the kubelet lists 0-3 with Pod default/holder"):
+            await kubelet.allocate("default/next", sorted(cores("0-11")))
+        kubelet.end("default/holder")
+        board.remove("holder")
+        assert (await kubelet.allocate("default/next", sorted(cores("0-11")))).ids == cores("0-11")
+
+
+async def test_should_give_cores_again_to_a_pod_that_a_kubelet_without_checkpoint_has_forgotten(
+    kubelet: KubeletSide,
+) -> None:
+    async with running_plugin(kubelet.folder, PodBoard(node_pod("a", "0-3"))) as running:
+        await registered(kubelet)
+        await kubelet.admit("default/a", 4)
+        await running.plugin.refresh()
+        kubelet.held.clear()
+        await kubelet.restart()
+        await registered(kubelet)
+        assert (await kubelet.allocate("default/a", sorted(cores("0-3")))).ids == cores("0-3")
+
+
+async def test_should_note_when_it_answers_and_not_only_when_it_is_asked(kubelet: KubeletSide) -> None:
+    class LateBoard(PodBoard):
+        async def ask(self) -> tuple[NodePod, ...]:
+            await asyncio.sleep(0.5)
+            return await super().ask()
+
+    async with running_plugin(kubelet.folder, LateBoard()) as running:
+        await registered(kubelet)
+        asked_at = time.monotonic()
+        await kubelet.prefer(sorted(cores("0-11")), 4)
+    assert running.plugin.asked_at - asked_at >= 0.5
 
 
 async def test_should_mean_the_same_pod_again_after_a_restart_of_the_kubelet(kubelet: KubeletSide) -> None:

@@ -18,8 +18,9 @@ from fleetpack.device_plugin import process as process_module
 from fleetpack.device_plugin import registration as registration_module
 from fleetpack.device_plugin.accounts import Holding, Reading
 from fleetpack.device_plugin.metrics import PluginMetrics
+from fleetpack.device_plugin.node_pods import NodeRow
 from fleetpack.device_plugin.plugin import ReadingUnavailableError
-from fleetpack.device_plugin.process import _Process
+from fleetpack.device_plugin.process import ADMISSION_SECONDS, _Process
 from fleetpack.device_plugin.registration import KUBELET_SOCKET
 from fleetpack.device_plugin.settings import PluginSettings
 from fleetpack.device_plugin.silicon import NeuronResource
@@ -69,6 +70,18 @@ async def test_should_read_on_and_stay_alive_while_every_write_is_late() -> None
     assert alive == [True] * 300
     assert max(later - earlier for earlier, later in pairwise(readings)) < 15.0
     assert set(server.asked_for) == {f"p{number:02}" for number in range(PODS)}, "each Pod has its turn"
+
+
+@in_virtual_time
+async def test_should_leave_the_list_alone_right_after_an_answer_that_came_during_a_late_write() -> None:
+    process, readings = process_with_pods(LateServer())
+    process.pods.node.return_value = NodeRow(instance_type="", conditions=(), unhealthy_cores="0-1")  # type: ignore[attr-defined]
+    task = asyncio.create_task(process._keep_reading())
+    await asyncio.sleep(PATCH_SECONDS - 0.1)
+    process.plugin.asked_at = answered_at = now()
+    await asyncio.sleep(1.0)
+    task.cancel()
+    assert readings == pytest.approx([answered_at + ADMISSION_SECONDS])
 
 
 @in_virtual_time

@@ -7,8 +7,8 @@ is read back later. A Pod without a plan, or whose plan cannot be kept any more,
 and that no waiting plan needs; the kubelet is told of no set rather than of an illegal one, and fails the Pod with our sentence.
 
 `judge` answers Allocate: the kubelet may have chosen by itself, so whatever comes is held against the rules once more. Within
-one resource the kubelet's own accounting is the truth and is not doubted; across the two it keeps none, and this is the one place
-that does. Pure functions; every order is total.
+one resource the kubelet's own accounting is the truth, and is doubted only where its own list contradicts it; across the two it keeps
+none, and this is the one place that does. Pure functions; every order is total.
 """
 
 from __future__ import annotations
@@ -62,6 +62,15 @@ class Preference:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """Cores that somebody has, or something takes out."""
+
+    by: str
+    """`Pod namespace/name`, or a cause."""
+    cores: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AllocationRequest:
     """One container's devices as the kubelet has chosen them."""
 
@@ -69,6 +78,8 @@ class AllocationRequest:
     cores: int
     unhealthy: int
     held_by_other_resource: int
+    listed: tuple[Claim, ...] = ()
+    """What the kubelet's list has with Pods, of the same resource."""
 
 
 def choose(
@@ -152,6 +163,12 @@ def judge(instance_type: InstanceType, request: AllocationRequest) -> Refusal | 
         devices = ", ".join(f"/dev/neuron{device}" for device in devices_of(instance_type, held))
         message = f"{request.resource}: cores {chosen} are on {devices}, which is given out through {other}"
         return Refusal(reason=RefusalReason.HELD_BY_OTHER_RESOURCE, message=message)
+    if claimed := _claimed(request.cores, request.listed):
+        message = (
+            f"{request.resource}: of cores {chosen} the kubelet lists {claimed} and gives them out again; no core is given twice: "
+            "whatever makes this Pod again may get others"
+        )
+        return Refusal(reason=RefusalReason.HELD_BY_ANOTHER_POD, message=message)
     if broken := request.cores & request.unhealthy:
         message = f"{request.resource}: cores {format_cores(broken)} of the asked {chosen} are unhealthy"
         return Refusal(reason=RefusalReason.UNHEALTHY, message=message)
@@ -185,6 +202,12 @@ def _least_loss(instance_type: InstanceType, free: int, candidates: list[int]) -
 def _unsupported(instance_type: InstanceType, resource: NeuronResource, units: int, misfit: Misfit) -> Refusal:
     message = f"{resource}: {units} asked: {misfit.message}"
     return Refusal(reason=RefusalReason.UNSUPPORTED_SIZE, message=message)
+
+
+def _claimed(cores: int, claims: tuple[Claim, ...]) -> str:
+    """Return who has which of these cores: `0-1 with Pod a/b, 4 with Pod a/c`; empty where nobody has any."""
+    shares = sorted((claim.cores & cores, claim.by) for claim in claims if claim.cores & cores)
+    return ", ".join(f"{format_cores(mask)} with {by}" for mask, by in shares)
 
 
 def _examples(legal: tuple[int, ...]) -> str:

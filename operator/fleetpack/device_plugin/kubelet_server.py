@@ -187,7 +187,12 @@ def _status_code(reason: RefusalReason) -> grpc.StatusCode:
             return grpc.StatusCode.INVALID_ARGUMENT
         case RefusalReason.ILLEGAL_SET | RefusalReason.UNHEALTHY | RefusalReason.HELD_BY_ANOTHER_PLUGIN:
             return grpc.StatusCode.FAILED_PRECONDITION
-        case RefusalReason.HELD_BY_OTHER_RESOURCE | RefusalReason.NO_FREE_RANGE | RefusalReason.PLANNED_FOR_OTHERS:
+        case (
+            RefusalReason.HELD_BY_OTHER_RESOURCE
+            | RefusalReason.HELD_BY_ANOTHER_POD
+            | RefusalReason.NO_FREE_RANGE
+            | RefusalReason.PLANNED_FOR_OTHERS
+        ):
             return grpc.StatusCode.RESOURCE_EXHAUSTED
         case _:
             assert_never(reason)

@@ -20,6 +20,7 @@ from typing import Protocol
 from fleetpack.device_plugin.accounts import Accounts, Grant, Holding, Reading, granted, observed, presumed
 from fleetpack.device_plugin.choosing import (
     AllocationRequest,
+    Claim,
     Preference,
     PreferenceRequest,
     WaitingPod,
@@ -57,7 +58,9 @@ ASK_SECONDS = 2.0
 MISSING_DEVICE = "missing device files"
 ANOTHER_PLUGIN = "devices that another plugin gave"
 
-_HELD = frozenset({RefusalReason.HELD_BY_OTHER_RESOURCE, RefusalReason.HELD_BY_ANOTHER_PLUGIN})
+_HELD = frozenset(
+    {RefusalReason.HELD_BY_OTHER_RESOURCE, RefusalReason.HELD_BY_ANOTHER_POD, RefusalReason.HELD_BY_ANOTHER_PLUGIN}
+)
 """Somebody has it, who may just have ended."""
 
 
@@ -151,7 +154,7 @@ class DevicePlugin:
         self._causes: dict[str, int] = {}
         self._asked: frozenset[str] = frozenset()
         self.asked_at = float("-inf")
-        """When the kubelet last asked; while it waits for Allocate its list should be left alone."""
+        """When the kubelet last asked, or was last told what to take; while it waits for Allocate its list should be left alone."""
 
     @property
     def unhealthy(self) -> int:
@@ -234,6 +237,8 @@ class DevicePlugin:
             raise self._refused("prefer", resource, answer)
         self._metrics.count_preference(resource, planned=answer.planned_for is not None)
         self._log_preference(resource, answer)
+        # The API server may have taken its time; the kubelet calls Allocate from now on.
+        self.asked_at = self._clock()
         return ids_of(instance_type, resource, answer.cores)
 
     async def allocate(
@@ -303,6 +308,19 @@ class DevicePlugin:
             mask |= holding.cores if holding.resource is resource else 0
         return mask
 
+    def _listed(self, resource: NeuronResource) -> tuple[Claim, ...]:
+        """Return what the kubelet's latest list has with Pods: nothing that it could rightly give out.
+
+        A container that has devices is not asked for again, not even after a restart of the kubelet, and one without a checkpoint
+        lists none (devicesToAllocate in devicemanager/manager.go). What an init container leaves to a later one of its Pod is never
+        listed (List in apis/podresources/server_v1.go).
+        """
+        return tuple(
+            Claim(by=f"Pod {holding.pod}", cores=holding.cores)
+            for holding in self.accounts.shown
+            if holding.resource is resource
+        )
+
     def forget_questions(self) -> None:
         """A kubelet begins anew: it asks again for every Pod that has no cores yet."""
         self._asked = frozenset()
@@ -323,6 +341,7 @@ class DevicePlugin:
                 cores=mask,
                 unhealthy=self.unhealthy,
                 held_by_other_resource=self._held_by_other(resource),
+                listed=self._listed(resource),
             )
             if (refusal := judge(self.source.instance_type, request)) is not None:
                 return refusal

@@ -238,15 +238,12 @@ class _Process:
         while True:
             self.plugin.attention.clear()
             self._read_at = time.monotonic()
-            while (quiet_seconds := self.plugin.asked_at + ADMISSION_SECONDS - time.monotonic()) > 0:
-                await asyncio.sleep(min(quiet_seconds, ADMISSION_SECONDS))
-                if time.monotonic() - self._read_at > GRANTED_READ_PERIOD_SECONDS:
-                    break
             node = self.pods.node()
             if node is not None:
                 # What is written must have heard of the node's conditions, which may have come this moment.
                 self._look_at_health()
                 await self.truth.write_health(node.unhealthy_cores, self.plugin.unhealthy)
+            await self._let_the_kubelet_admit()
             try:
                 reading = await self.plugin.refresh()
                 self._has_read_at = time.monotonic()
@@ -261,6 +258,14 @@ class _Process:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.plugin.attention.wait(), period)
             await asyncio.sleep(SETTLE_SECONDS)
+
+    async def _let_the_kubelet_admit(self) -> None:
+        """Wait while the kubelet may be about to call Allocate, a second at most; right before its list is read."""
+        began_at = time.monotonic()
+        while (quiet_seconds := self.plugin.asked_at + ADMISSION_SECONDS - time.monotonic()) > 0:
+            await asyncio.sleep(min(quiet_seconds, ADMISSION_SECONDS))
+            if time.monotonic() - began_at > GRANTED_READ_PERIOD_SECONDS:
+                break
 
     async def _watch_health(self) -> None:
         while True:
