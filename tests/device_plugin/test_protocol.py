@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from eventually import eventually
 from fleetpack.core.cores import parse_cores
-from fleetpack.device_plugin.pods import NodePod
+from fleetpack.device_plugin.pods import ContainerRequest, NodePod
 from fleetpack.device_plugin.silicon import NeuronResource
 from fleetpack.device_plugin.sources import CoreNumbering
 from kubelet_side import CORE, DEVICE, AdmissionError, Admitted, KubeletSide
@@ -324,6 +325,20 @@ async def test_should_give_no_chip_out_through_both_resources(kubelet: KubeletSi
         # The other core of device 2 is still to be had.
         assert (await kubelet.allocate("default/d", ["neuroncore-5"])).environment == {"NEURON_RT_VISIBLE_CORES": "1"}
         assert running.plugin.accounts.held_through(NeuronResource.CORE) == parse_cores("4-5")
+
+
+async def test_should_refuse_a_container_that_asks_for_both_resources_and_nobody_after_it(kubelet: KubeletSide) -> None:
+    requests = tuple(
+        ContainerRequest(container="server", resource=resource, units=1, units_of_other_resource=1)
+        for resource in NeuronResource
+    )
+    board = PodBoard(replace(node_pod("both", count=1), requests=requests), node_pod("one", "3"))
+    async with running_plugin(kubelet.folder, board, whole_devices=True):
+        await registered(kubelet)
+        refusal = r"INVALID_ARGUMENT: .*: Pod default/both: container server asks for both .*; ask for one of them, or use two"
+        with pytest.raises(AdmissionError, match=refusal):
+            await kubelet.admit("default/both", 1)
+        assert (await kubelet.admit("default/one", 1)).ids == cores("3")
 
 
 async def test_should_free_a_chip_for_the_other_resource_when_its_pod_has_ended(kubelet: KubeletSide) -> None:

@@ -19,7 +19,13 @@ from fleetpack.device_plugin.comparison import (
     disagreements,
 )
 from fleetpack.device_plugin.health import cores_out_by_condition, named_cores
-from fleetpack.device_plugin.pods import live_pods, project_node_pod, remembered_holdings, waiting_pods
+from fleetpack.device_plugin.pods import (
+    ContainerRequest,
+    live_pods,
+    project_node_pod,
+    remembered_holdings,
+    waiting_pods,
+)
 from fleetpack.device_plugin.silicon import NeuronResource, Refusal, ids_of, mask_of_ids
 from fleetpack.device_plugin.sources import (
     CoreNumbering,
@@ -226,12 +232,44 @@ def test_should_know_whether_a_pod_with_devices_of_another_plugin_is_alive() -> 
     assert (live_pods((pod,)).names, waiting_pods(MACHINE, (pod,), {})) == ({"n/a"}, ())
 
 
+def test_should_know_a_container_that_asks_for_both_resources() -> None:
+    pod = project_node_pod(raw_pod({CORE: "1", DEVICE: "2"}))
+    assert pod is not None
+    found = waiting_pods(MACHINE, (pod,), {})
+    why = (
+        "Pod n/a: container server asks for both aws.amazon.com/neuroncore: 1 and aws.amazon.com/neuron: 2, and could see "
+        "cores of other Pods; ask for one of them, or use two containers"
+    )
+    assert [(one.resource, one.size, one.contradiction) for one in found] == [(CORE, 1, why), (DEVICE, 4, why)]
+
+
+def test_should_know_why_one_container_must_not_have_both_resources() -> None:
+    source = SimulatedDevices(instance_type=MACHINE)
+    single, whole = parse_cores("5"), parse_cores("8-9")
+    # What such a container would have: the devices of both answers, and the variable of either.
+    in_container = [
+        core
+        for file in sorted({*device_files(source, single), *device_files(source, whole)}, key=str)
+        for device in [int(file.container_path.removeprefix("/dev/neuron"))]
+        for core in (2 * device, 2 * device + 1)
+    ]
+    seen = {
+        in_container[inside]
+        for inside in range(len(in_container))
+        if parse_cores(visible_cores(source, whole)) >> inside & 1
+    }
+    assert seen == {4, 5}, "core 4 is another Pod's, and its own cores 8 and 9 are not seen"
+
+
 def test_should_know_that_an_init_container_may_hold_cores() -> None:
     init = {"name": "first", "resources": {"limits": {CORE: 2}}}
     for_a_while, sidecar = raw_pod({}, init=(init,)), raw_pod({}, init=({**init, "restartPolicy": "Always"},))
     pods = [pod for raw in (for_a_while, sidecar) if (pod := project_node_pod(raw))]
     assert [live_pods((pod,)).any_init_requests for pod in pods] == [True, False]
-    assert [pod.requests for pod in pods] == [(), ((CORE, 2),)]
+    assert [pod.requests for pod in pods] == [
+        (),
+        (ContainerRequest(container="first", resource=CORE, units=2),),
+    ]
 
 
 def test_should_remember_what_annotations_say_of_live_pods() -> None:

@@ -20,7 +20,7 @@ from fleetpack.device_plugin.kubelet_server import ResourceServer
 from fleetpack.device_plugin.metrics import PluginMetrics
 from fleetpack.device_plugin.plugin import DevicePlugin, Offer, PodsUnavailableError
 from fleetpack.device_plugin.pod_resources import PodResources
-from fleetpack.device_plugin.pods import NodePod
+from fleetpack.device_plugin.pods import ContainerRequest, NodePod
 from fleetpack.device_plugin.registration import Patience, Registrar
 from fleetpack.device_plugin.silicon import NeuronResource
 from fleetpack.device_plugin.sources import CoreNumbering, SimulatedDevices, machine_of
@@ -41,7 +41,9 @@ def node_pod(name: str, planned: str = "", *, count: int | None = None, whole_de
         written=None,
         phase="Pending",
         terminating=False,
-        requests=((resource, mask.bit_count() if count is None else count),),
+        requests=(
+            ContainerRequest(container="server", resource=resource, units=mask.bit_count() if count is None else count),
+        ),
         init_requests=False,
     )
 

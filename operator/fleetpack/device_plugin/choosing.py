@@ -38,6 +38,8 @@ class WaitingPod:
     """Mask of the planned cores; 0: no plan."""
     asked: bool = False
     """Whether the kubelet seems to have asked for it already."""
+    contradiction: str = ""
+    """Why it can be given no cores whatever is free; empty: it can."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +89,8 @@ def choose(
 ) -> Preference | Refusal:
     """Return the cores that the kubelet should take for this request."""
     meant = meant_pod(instance_type, request, waiting)
+    if meant is not None and meant.contradiction:
+        return Refusal(reason=RefusalReason.BOTH_RESOURCES, message=f"{request.resource}: {meant.contradiction}")
     if meant is not None and can_keep(instance_type, request, meant):
         return Preference(cores=meant.planned, planned_for=meant.name)
     size = request.units * unit_cores(instance_type, request.resource)

@@ -183,7 +183,7 @@ def _status_code(reason: RefusalReason) -> grpc.StatusCode:
     match reason:
         case RefusalReason.UNKNOWN_DEVICE:
             return grpc.StatusCode.NOT_FOUND
-        case RefusalReason.UNSUPPORTED_SIZE:
+        case RefusalReason.UNSUPPORTED_SIZE | RefusalReason.BOTH_RESOURCES:
             return grpc.StatusCode.INVALID_ARGUMENT
         case RefusalReason.ILLEGAL_SET | RefusalReason.UNHEALTHY | RefusalReason.HELD_BY_ANOTHER_PLUGIN:
             return grpc.StatusCode.FAILED_PRECONDITION

@@ -24,6 +24,17 @@ _ENDED = ("Succeeded", "Failed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerRequest:
+    """What one container asks for of one resource."""
+
+    container: str
+    resource: NeuronResource
+    units: int
+    units_of_other_resource: int = 0
+    """What the same container asks for of the other resource; 0: nothing, as it should be."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodePod:
     """A Pod of this node."""
 
@@ -37,7 +48,7 @@ class NodePod:
     """The annotation with the allocated cores; None: there is none."""
     phase: str
     terminating: bool
-    requests: tuple[tuple[NeuronResource, int], ...]
+    requests: tuple[ContainerRequest, ...]
     """What its containers ask for, each in units of the resource; init containers that end are not among them."""
     init_requests: bool
     """Whether an init container that ends asks for any."""
@@ -94,16 +105,17 @@ def waiting_pods(
         if pod.phase != "Pending" or pod.terminating or pod.key in held:
             continue
         planned_index = _planned_index(instance_type, pod)
-        for index, (resource, units) in enumerate(pod.requests):
+        for index, request in enumerate(pod.requests):
             question = f"{pod.key}/{pod.uid}/{index}"
             one = WaitingPod(
                 name=pod.key,
                 question=question,
                 created_at=pod.created_at,
-                resource=resource,
-                size=units * unit_cores(instance_type, resource),
+                resource=request.resource,
+                size=request.units * unit_cores(instance_type, request.resource),
                 planned=_plan_after_swaps(pod.planned, plans, held) if index == planned_index else 0,
                 asked=question in asked,
+                contradiction=_contradiction(pod, request),
             )
             waiting.append(one)
     return tuple(waiting)
@@ -133,7 +145,7 @@ def remembered_holdings(pods: tuple[NodePod, ...]) -> tuple[Holding, ...]:
         Holding(pod=pod.key, container="", resource=resource, cores=cores)
         for pod in pods
         if pod.phase not in _ENDED and (cores := _cores_or_none(pod.written))
-        for resource in sorted({resource for resource, _ in pod.requests})
+        for resource in sorted({request.resource for request in pod.requests})
     )
 
 
@@ -153,21 +165,48 @@ def _plan_after_swaps(planned: int, plans: Mapping[str, int], held: Mapping[str,
 
 def _planned_index(instance_type: InstanceType, pod: NodePod) -> int | None:
     """Return which request the plan is for; None: for none, or there is no plan."""
-    for index, (resource, units) in enumerate(pod.requests):
-        if pod.planned and units * unit_cores(instance_type, resource) == pod.planned.bit_count():
+    for index, request in enumerate(pod.requests):
+        if pod.planned and request.units * unit_cores(instance_type, request.resource) == pod.planned.bit_count():
             return index
     return None
 
 
-def _requests(containers: list[Mapping[str, Any]]) -> tuple[tuple[NeuronResource, int], ...]:
-    requests: list[tuple[NeuronResource, int]] = []
+def _requests(containers: list[Mapping[str, Any]]) -> tuple[ContainerRequest, ...]:
+    requests: list[ContainerRequest] = []
     for container in containers:
         limits = (container.get("resources") or {}).get("limits") or {}
         # Extended resources are whole numbers, and their limits equal their requests.
+        units = {resource: int(limits.get(resource) or 0) for resource in NeuronResource}
         requests.extend(
-            (resource, int(limits[resource])) for resource in NeuronResource if int(limits.get(resource) or 0)
+            ContainerRequest(
+                container=str(container.get("name", "")),
+                resource=resource,
+                units=count,
+                units_of_other_resource=sum(units.values()) - count,
+            )
+            for resource, count in units.items()
+            if count
         )
     return tuple(requests)
+
+
+def _contradiction(pod: NodePod, request: ContainerRequest) -> str:
+    """Return why this container can be given no cores at all; empty: it can.
+
+    The kubelet puts the devices of both resources into the container and keeps one `NEURON_RT_VISIBLE_CORES` of two, whichever comes
+    first in a map without order (deviceRunContainerOptions in devicemanager/pod_devices.go). That value counts cores over other devices
+    than the container has, so it may name a core of another Pod.
+    """
+    if not request.units_of_other_resource:
+        return ""
+    core, device = NeuronResource.CORE, NeuronResource.DEVICE
+    units = {request.resource: request.units}
+    cores = units.get(core, request.units_of_other_resource)
+    devices = units.get(device, request.units_of_other_resource)
+    return (
+        f"Pod {pod.key}: container {request.container} asks for both {core}: {cores} and {device}: {devices}, and could see cores of other "
+        "Pods; ask for one of them, or use two containers"
+    )
 
 
 def _asks_another_plugin(containers: list[Mapping[str, Any]]) -> bool:

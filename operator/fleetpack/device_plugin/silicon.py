@@ -49,6 +49,8 @@ class RefusalReason(StrEnum):
     """Enough cores are free, and no legal set of them is."""
     PLANNED_FOR_OTHERS = "PlannedForOthers"
     """Every free legal set is planned for Pods that wait on this node."""
+    BOTH_RESOURCES = "BothResources"
+    """One container asks for cores and for whole devices."""
     HELD_BY_ANOTHER_POD = "HeldByAnotherPod"
     """The kubelet gives out again what its own list has with a Pod."""
     HELD_BY_ANOTHER_PLUGIN = "HeldByAnotherPlugin"
