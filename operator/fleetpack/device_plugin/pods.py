@@ -204,8 +204,8 @@ def _contradiction(pod: NodePod, request: ContainerRequest) -> str:
     cores = units.get(core, request.units_of_other_resource)
     devices = units.get(device, request.units_of_other_resource)
     return (
-        f"Pod {pod.key}: container {request.container} asks for both {core}: {cores} and {device}: {devices}, and could see cores of other "
-        "Pods; ask for one of them, or use two containers"
+        f"Pod {pod.key}: container {request.container} asks for both {core}: {cores} and {device}: {devices}, and could see cores "
+        "of other Pods; ask for one of them, or use two containers"
     )
 
 
