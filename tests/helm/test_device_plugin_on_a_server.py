@@ -257,13 +257,13 @@ def daemon(cluster, name: str, *, namespace: str = "kube-system", image: str = "
 
 @contextmanager
 def applied(cluster, manifest: dict[str, Any]) -> Iterator[None]:
-    name, namespace = manifest["metadata"]["name"], manifest["metadata"]["namespace"]
-    created = cluster.kubectl("apply", "-f", "-", input_text=yaml.safe_dump(manifest))
+    text = yaml.safe_dump(manifest)
+    created = cluster.kubectl("apply", "-f", "-", input_text=text)
     assert created.returncode == 0, created.stderr
     try:
         yield
     finally:
-        cluster.kubectl("-n", namespace, "delete", "daemonset", name)
+        cluster.kubectl("delete", "-f", "-", input_text=text)
 
 
 @pytest.fixture
@@ -332,6 +332,22 @@ def test_should_refuse_to_serve_what_another_release_serves(cluster, namespace: 
     assert place in refused.stderr
     assert "Set devicePlugin.enabled=false in one of the two" in refused.stderr
     assert (beside.returncode, without.returncode) == (0, 0), beside.stderr + without.stderr
+
+
+def test_should_refuse_to_serve_what_a_driver_gives_through_claims(cluster) -> None:
+    device_class = {
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "DeviceClass",
+        "metadata": {"name": "neuron.aws.com"},
+        "spec": {"selectors": [{"cel": {"expression": "device.driver == 'neuron.aws.com'"}}]},
+    }
+    with applied(cluster, device_class):
+        refused = install_dry(cluster, "devicePlugin.enabled=true")
+        beside = install_dry(cluster, "devicePlugin.enabled=true", "devicePlugin.allowBesideNeuronPlugin=true")
+    after = install_dry(cluster, "devicePlugin.enabled=true")
+    assert refused.returncode != 0
+    assert "AWS's Neuron DRA driver (DeviceClass neuron.aws.com) already gives out" in refused.stderr
+    assert (beside.returncode, after.returncode) == (0, 0), beside.stderr + after.stderr
 
 
 def test_should_move_its_own_plugin_to_another_name_or_namespace(cluster, namespace: str) -> None:

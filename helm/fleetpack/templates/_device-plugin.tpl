@@ -40,6 +40,10 @@ app.kubernetes.io/component: device-plugin
 {{- if not .Values.devicePlugin.allowBesideNeuronPlugin -}}
 {{- $ownName := include "fleetpack.devicePlugin.name" . -}}
 {{- $ownNamespace := include "fleetpack.devicePlugin.namespace" . -}}
+{{- /* The class that AWS's DRA driver brings; "never beside the device plugin on the same node", says its documentation. */ -}}
+{{- if and (.Capabilities.APIVersions.Has "resource.k8s.io/v1/DeviceClass") (lookup "resource.k8s.io/v1" "DeviceClass" "" "neuron.aws.com") -}}
+{{- fail "devicePlugin.enabled: AWS's Neuron DRA driver (DeviceClass neuron.aws.com) already gives out this cluster's Neuron devices through resource claims, and on one node neither would know what the other has given. Remove the driver and its class (kubectl delete deviceclass neuron.aws.com), or label nodes so that the two never share one (fleetpack.dev/device-plugin=false keeps this plugin off) and set devicePlugin.allowBesideNeuronPlugin=true, or leave devicePlugin.enabled=false." -}}
+{{- end -}}
 {{- range (lookup "apps/v1" "DaemonSet" "" "").items -}}
 {{- $name := .metadata.name -}}
 {{- $namespace := .metadata.namespace -}}
