@@ -268,7 +268,7 @@ def _latency_remark(found: Assessment) -> str:
 _SILENCE: dict[str, str] = {
     Reason.NO_SIGNAL: "spec.scaling.signals is empty, so nothing says how much work there is",
     Reason.NO_READY_REPLICA: "the signals are read from replicas, and none is ready yet",
-    Reason.NO_FRESH_SIGNAL: "no source has answered within its staleAfter; fleetpack_signal_age_seconds says which",
+    Reason.NO_FRESH_SIGNAL: "no source has answered within its staleAfter; fleetpack_signal_silent_sources says which",
 }
 
 
