@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -118,6 +120,20 @@ def test_should_allow_one_device_or_all_on_a_machine_that_is_not_listed() -> Non
     ]
 
 
+def test_should_say_what_to_do_where_no_range_is_free() -> None:
+    claims = (Claim(by="Pod n/a through aws.amazon.com/neuron", cores=parse_cores("4-5")), Claim(by="file", cores=1))
+    asked = replace(request("1-3,6-11", 4, must="6"), claims=claims)
+    free = replace(asked, available=parse_cores("1-3,6-7"))
+    answer = choose(machine(), free, ())
+    assert answer == Refusal(
+        reason=RefusalReason.NO_FREE_RANGE,
+        message="aws.amazon.com/neuroncore: no legal set of 4 cores is free on this inf2.24xlarge (free cores: 1-3,6-7); out of its "
+        "reach: 0 by file, 4-5 by Pod n/a through aws.amazon.com/neuron; the set has to include cores 6, which an earlier "
+        "container of the Pod leaves: ask for the same number of cores in init and main containers; ask for fewer cores, wait until Pods here have "
+        "ended, or use another node",
+    )
+
+
 def test_should_give_no_core_that_the_kubelet_lists_with_a_pod() -> None:
     listed = (Claim(by="Pod n/b", cores=parse_cores("3-5")), Claim(by="Pod n/a", cores=parse_cores("0,8")))
     asked = AllocationRequest(
@@ -125,8 +141,8 @@ def test_should_give_no_core_that_the_kubelet_lists_with_a_pod() -> None:
     )
     assert judge(machine(), asked) == Refusal(
         reason=RefusalReason.HELD_BY_ANOTHER_POD,
-        message="aws.amazon.com/neuroncore: of cores 0-3 the kubelet lists 0 with Pod n/a, 3 with Pod n/b and gives them out again; "
-        "no core is given twice: whatever makes this Pod again may get others",
+        message="aws.amazon.com/neuroncore: of cores 0-3 the kubelet's list has 0 by Pod n/a, 3 by Pod n/b, and gives them out "
+        "again; no core is given twice: whatever makes this Pod again may get others",
     )
 
 

@@ -118,7 +118,7 @@ async def test_should_give_no_core_again_that_the_kubelet_lists(kubelet: Kubelet
         await kubelet.admit("default/holder", 4)
         await running.plugin.refresh()
         # Such a kubelet asks nothing where it takes all that it believes to be free.
-        with pytest.raises(AdmissionError, match=r"of cores 0-11 the kubelet lists 0-3 with Pod default/holder"):
+        with pytest.raises(AdmissionError, match=r"of cores 0-11 the kubelet's list has 0-3 by Pod default/holder"):
             await kubelet.allocate("default/next", sorted(cores("0-11")))
         kubelet.end("default/holder")
         board.remove("holder")
@@ -292,6 +292,20 @@ async def test_should_lower_allocatable_only_while_a_device_is_out(kubelet: Kube
         await registered(kubelet)
 
 
+async def test_should_say_which_cause_takes_cores_out_of_reach(kubelet: KubeletSide) -> None:
+    async with running_plugin(kubelet.folder, PodBoard()) as running:
+        await registered(kubelet)
+        running.plugin.set_out("node condition", parse_cores("2-3"))
+        running.plugin.set_out("file", parse_cores("3,8"))
+        with pytest.raises(
+            AdmissionError, match=r"cores 2-3 of the asked 0-3 are unhealthy \(3 by file, 2-3 by node condition\)"
+        ):
+            await kubelet.allocate("default/a", sorted(cores("0-3")))
+        out = r"free cores: 0-1,4-7,9-11\); out of its reach: 2-3 by node condition, 3,8 by file; ask for fewer cores"
+        with pytest.raises(AdmissionError, match=out):
+            await kubelet.prefer(sorted(cores("0-11")), 8)
+
+
 async def test_should_send_no_second_list_while_nothing_changes(kubelet: KubeletSide) -> None:
     async with running_plugin(kubelet.folder, PodBoard()) as running:
         await registered(kubelet)
@@ -318,6 +332,11 @@ async def test_should_give_no_chip_out_through_both_resources(kubelet: KubeletSi
         await kubelet.allocate("default/a", ["neuroncore-4"])
         await registered(kubelet, 5, DEVICE)
         with pytest.raises(AdmissionError, match=r"/dev/neuron2, which is given out through aws.amazon.com/neuroncore"):
+            await kubelet.allocate("default/b", ["neuron-2"], DEVICE)
+        await running.plugin.refresh()
+        with pytest.raises(
+            AdmissionError, match=rf"\(4-5 by Pod default/a through {CORE}\): free it, or use another node"
+        ):
             await kubelet.allocate("default/b", ["neuron-2"], DEVICE)
         whole = await kubelet.admit("default/c", 2, DEVICE)
         await registered(kubelet, 8)

@@ -43,6 +43,15 @@ class WaitingPod:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """Cores that somebody has, or that something takes out."""
+
+    by: str
+    """`Pod namespace/name`, or a cause that takes cores out."""
+    cores: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PreferenceRequest:
     """One container's question."""
 
@@ -52,6 +61,8 @@ class PreferenceRequest:
     must_include: int
     """What an earlier container of the same Pod leaves behind."""
     units: int
+    claims: tuple[Claim, ...] = ()
+    """Who or what keeps cores from this resource, for the sentence of a refusal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,15 +75,6 @@ class Preference:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """Cores that somebody has, or something takes out."""
-
-    by: str
-    """`Pod namespace/name`, or a cause."""
-    cores: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class AllocationRequest:
     """One container's devices as the kubelet has chosen them."""
 
@@ -82,6 +84,8 @@ class AllocationRequest:
     held_by_other_resource: int
     listed: tuple[Claim, ...] = ()
     """What the kubelet's list has with Pods, of the same resource."""
+    claims: tuple[Claim, ...] = ()
+    """Who or what keeps cores from this resource, for the sentence of a refusal."""
 
 
 def choose(
@@ -103,9 +107,7 @@ def choose(
         if mask & request.available == mask and mask & request.must_include == request.must_include
     ]
     if not fitting:
-        free = format_cores(request.available) or "none"
-        message = f"{request.resource}: no legal set of {size} cores is free on this {instance_type.name} (free cores: {free})"
-        return Refusal(reason=RefusalReason.NO_FREE_RANGE, message=message)
+        return _no_free_range(instance_type, request, size)
     needed, names = _needed_by_plans(request.available, tuple(pod for pod in waiting if pod is not meant))
     spare = [mask for mask in fitting if not mask & needed]
     if not spare:
@@ -165,16 +167,24 @@ def judge(instance_type: InstanceType, request: AllocationRequest) -> Refusal | 
     if held := request.cores & request.held_by_other_resource:
         other = NeuronResource.DEVICE if request.resource is NeuronResource.CORE else NeuronResource.CORE
         devices = ", ".join(f"/dev/neuron{device}" for device in devices_of(instance_type, held))
-        message = f"{request.resource}: cores {chosen} are on {devices}, which is given out through {other}"
+        holders = _claimed(held, request.claims)
+        message = (
+            f"{request.resource}: cores {chosen} are on {devices}, which is given out through {other}"
+            f"{f' ({holders})' if holders else ''}: free it, or use another node; whatever makes this Pod again may get other cores"
+        )
         return Refusal(reason=RefusalReason.HELD_BY_OTHER_RESOURCE, message=message)
     if claimed := _claimed(request.cores, request.listed):
         message = (
-            f"{request.resource}: of cores {chosen} the kubelet lists {claimed} and gives them out again; no core is given twice: "
-            "whatever makes this Pod again may get others"
+            f"{request.resource}: of cores {chosen} the kubelet's list has {claimed}, and gives them out again; "
+            "no core is given twice: whatever makes this Pod again may get others"
         )
         return Refusal(reason=RefusalReason.HELD_BY_ANOTHER_POD, message=message)
     if broken := request.cores & request.unhealthy:
-        message = f"{request.resource}: cores {format_cores(broken)} of the asked {chosen} are unhealthy"
+        causes = _claimed(broken, request.claims)
+        message = (
+            f"{request.resource}: cores {format_cores(broken)} of the asked {chosen} are unhealthy{f' ({causes})' if causes else ''}: "
+            "whatever makes this Pod again gets others where there are, or uses another node"
+        )
         return Refusal(reason=RefusalReason.UNHEALTHY, message=message)
     return None
 
@@ -203,15 +213,33 @@ def _least_loss(instance_type: InstanceType, free: int, candidates: list[int]) -
     return min(candidates, key=lambda mask: (-room_in_cores(shape, free & ~mask, sizes), mask))
 
 
+def _no_free_range(instance_type: InstanceType, request: PreferenceRequest, size: int) -> Refusal:
+    """Say what is free, what keeps the rest from this resource, and what to do."""
+    free = format_cores(request.available) or "none"
+    claimed = _claimed(~request.available, request.claims)
+    kept = f"; out of its reach: {claimed}" if claimed else ""
+    included = (
+        f"; the set has to include cores {format_cores(request.must_include)}, which an earlier container of the Pod leaves: ask "
+        "for the same number of cores in init and main containers"
+        if request.must_include
+        else ""
+    )
+    message = (
+        f"{request.resource}: no legal set of {size} cores is free on this {instance_type.name} (free cores: {free}){kept}{included}; "
+        "ask for fewer cores, wait until Pods here have ended, or use another node"
+    )
+    return Refusal(reason=RefusalReason.NO_FREE_RANGE, message=message)
+
+
 def _unsupported(instance_type: InstanceType, resource: NeuronResource, units: int, misfit: Misfit) -> Refusal:
     message = f"{resource}: {units} asked: {misfit.message}"
     return Refusal(reason=RefusalReason.UNSUPPORTED_SIZE, message=message)
 
 
 def _claimed(cores: int, claims: tuple[Claim, ...]) -> str:
-    """Return who has which of these cores: `0-1 with Pod a/b, 4 with Pod a/c`; empty where nobody has any."""
+    """Return who has which of these cores: `0-1 by Pod a/b, 4 by node condition`; empty where nobody has any."""
     shares = sorted((claim.cores & cores, claim.by) for claim in claims if claim.cores & cores)
-    return ", ".join(f"{format_cores(mask)} with {by}" for mask, by in shares)
+    return ", ".join(f"{format_cores(mask)} by {by}" for mask, by in shares)
 
 
 def _examples(legal: tuple[int, ...]) -> str:

@@ -222,7 +222,11 @@ class DevicePlugin:
             self._held_by_other(resource) | self.unhealthy | self._shown(resource)
         )
         request = PreferenceRequest(
-            resource=resource, available=free, must_include=self._mask(resource, must_include), units=units
+            resource=resource,
+            available=free,
+            must_include=self._mask(resource, must_include),
+            units=units,
+            claims=self._claims(resource),
         )
         waiting = self._waiting(self._pods.cached())
         meant = meant_pod(instance_type, request, waiting)
@@ -308,6 +312,25 @@ class DevicePlugin:
             mask |= holding.cores if holding.resource is resource else 0
         return mask
 
+    def _claims(self, resource: NeuronResource) -> tuple[Claim, ...]:
+        """Return who holds cores through the other resource, and what takes cores out."""
+        machine = self.source.instance_type
+        kept = [
+            Claim(by=f"Pod {one.holding.pod}", cores=one.holding.cores)
+            for one in self.accounts.kept
+            if one.holding.resource is not resource
+        ]
+        new = [
+            Claim(by="a Pod that starts", cores=grant.cores)
+            for grant in self.accounts.grants
+            if grant.resource is not resource
+        ]
+        held = [
+            Claim(by=f"{claim.by} through {_other(resource)}", cores=widened(machine, claim.cores))
+            for claim in (*kept, *new)
+        ]
+        return (*held, *(Claim(by=cause, cores=cores) for cause, cores in self._causes.items()))
+
     def _listed(self, resource: NeuronResource) -> tuple[Claim, ...]:
         """Return what the kubelet's latest list has with Pods: nothing that it could rightly give out.
 
@@ -329,8 +352,7 @@ class DevicePlugin:
         return waiting_pods(self.source.instance_type, pods, self.accounts.held_by_pod, self._asked)
 
     def _held_by_other(self, resource: NeuronResource) -> int:
-        other = NeuronResource.DEVICE if resource is NeuronResource.CORE else NeuronResource.CORE
-        return widened(self.source.instance_type, self.accounts.held_through(other))
+        return widened(self.source.instance_type, self.accounts.held_through(_other(resource)))
 
     def _judge(self, resource: NeuronResource, masks: tuple[int, ...]) -> Refusal | None:
         if (foreign := self._foreign(resource)) is not None:
@@ -342,6 +364,7 @@ class DevicePlugin:
                 unhealthy=self.unhealthy,
                 held_by_other_resource=self._held_by_other(resource),
                 listed=self._listed(resource),
+                claims=self._claims(resource),
             )
             if (refusal := judge(self.source.instance_type, request)) is not None:
                 return refusal
@@ -375,6 +398,10 @@ class DevicePlugin:
         self._metrics.show_devices({resource: self.device_states(resource) for resource in self.offer.resources})
         self._metrics.show_holdings(self.accounts.shown)
         self.changed.ring()
+
+
+def _other(resource: NeuronResource) -> NeuronResource:
+    return NeuronResource.DEVICE if resource is NeuronResource.CORE else NeuronResource.CORE
 
 
 def _foreign_devices(holdings: tuple[Holding, ...]) -> str:
