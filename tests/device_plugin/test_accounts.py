@@ -85,6 +85,16 @@ def test_should_hold_on_while_the_api_server_is_not_known() -> None:
     assert observed(accounts, reading(2.0), None).held_through(CORE) == parse_cores("0-3")
 
 
+def test_should_count_the_time_of_a_missing_pod_only_while_the_api_server_is_known() -> None:
+    accounts = observed(Accounts(), reading(1.0, holding("a", "0-3")), live("a"))
+    for at in (2.0, 100.0, 1000.0):
+        accounts = observed(accounts, reading(at), None)
+    assert accounts.held_through(CORE) == parse_cores("0-3")
+    accounts = observed(accounts, reading(1000.0 + MISSING_SECONDS - 0.1), live("a"))
+    assert accounts.held_through(CORE) == parse_cores("0-3")
+    assert observed(accounts, reading(1000.0 + MISSING_SECONDS), live("a")) == Accounts()
+
+
 def test_should_believe_the_kubelet_where_it_gives_the_same_cores_anew() -> None:
     accounts = observed(Accounts(), reading(1.0, holding("a", "0-3")), live("a"))
     assert granted(accounts, grant("2-5", 2.0)) == Accounts(grants=(grant("2-5", 2.0),))

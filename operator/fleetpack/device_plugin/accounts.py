@@ -3,7 +3,8 @@
 The kubelet's list (PodResources) is the truth with two gaps. What Allocate has just granted is not in it yet; and for some seconds
 after its own restart the kubelet knows no Pods and shows an empty list, while their containers run on. So a grant counts
 until the list shows it or a minute has passed, and what was seen once counts until the Pod is gone for the API server too, or
-until the list has left it out for two minutes. Holding on too long costs a little room across the two resources; letting go too early
+until the list has left it out for two minutes. These run only while the API server's view is known: without it a kubelet that
+knows no Pods would be believed after all. Holding on too long costs a little room across the two resources; letting go too early
 would give a chip out twice. Within one resource the kubelet keeps account itself: what it gives anew replaces what we believed.
 
 Pure: an `Accounts` value goes in with what was seen, and comes out changed.
@@ -126,11 +127,12 @@ def observed(accounts: Accounts, reading: Reading, live: LivePods | None) -> Acc
     """Return the accounts after a reading; `live` is None while the API server's view is not known or too old."""
     shown_keys = {_key(holding) for holding in reading.holdings}
     missing = tuple(
-        kept if kept.missing_since is not None else replace(kept, missing_since=reading.started_at)
+        # While nobody can be asked the time begins anew with each reading.
+        kept if kept.missing_since is not None and live is not None else replace(kept, missing_since=reading.started_at)
         for kept in accounts.kept
         if _key(kept.holding) not in shown_keys
     )
-    still_kept = tuple(kept for kept in missing if _still_believed(kept, reading, live))
+    still_kept = tuple(kept for kept in missing if live is None or _still_believed(kept, reading, live))
     any_init_requests = live is None or live.any_init_requests
     still_granted = tuple(
         grant
@@ -155,8 +157,8 @@ def presumed(holdings: Iterable[Holding], at: float) -> Accounts:
     return Accounts(kept=tuple(sorted(kept, key=_kept_order)))
 
 
-def _still_believed(kept: Kept, reading: Reading, live: LivePods | None) -> bool:
-    if live is not None and kept.holding.pod not in live.names:
+def _still_believed(kept: Kept, reading: Reading, live: LivePods) -> bool:
+    if kept.holding.pod not in live.names:
         return False
     return kept.missing_since is None or reading.started_at - kept.missing_since < MISSING_SECONDS
 
