@@ -129,8 +129,8 @@ def test_should_say_what_to_do_where_no_range_is_free() -> None:
         reason=RefusalReason.NO_FREE_RANGE,
         message="aws.amazon.com/neuroncore: no legal set of 4 cores is free on this inf2.24xlarge (free cores: 1-3,6-7); out of its "
         "reach: 0 by file, 4-5 by Pod n/a through aws.amazon.com/neuron; the set has to include cores 6, which an earlier "
-        "container of the Pod leaves: ask for the same number of cores in init and main containers; ask for fewer cores, wait until Pods here have "
-        "ended, or use another node",
+        "container of the Pod leaves: ask for the same number of cores in init and main containers; ask for fewer cores, "
+        "wait until Pods here have ended, or use another node",
     )
 
 
