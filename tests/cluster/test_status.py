@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -8,34 +9,10 @@ from fleetpack.api.inference_deployment import InferenceDeploymentStatus
 from fleetpack.api.values import Rate
 from fleetpack.cluster.status import deployment_status, worth_writing
 from fleetpack.core.absent import Measurement
-from fleetpack.core.decision import Decision
 from fleetpack.core.deployments import LearnedProfile
-from fleetpack.core.reports import Condition, DeploymentReport, VariantReport
+from fleetpack.core.reports import DeploymentReport, VariantReport
 from raw_objects import a_resource
-
-NOW = 1_795_521_600.0
-DECISION = Decision(subject="team/chat", kind="replicas", before=2, after=2, reason="OnTarget", message="2 needed")
-
-
-def a_report(**changes: object) -> DeploymentReport:
-    values: dict[str, object] = {
-        "deployment": "team/chat",
-        "mode": "Auto",
-        "desired_replicas": 2,
-        "automatic_replicas": 2,
-        "replicas": 2,
-        "ready_replicas": 2,
-        "queue_depth": Measurement(value=3.2, age_seconds=1.0),
-        "running": Measurement(value=10.0, age_seconds=1.0),
-        "arrival_rate_per_second": Measurement(value=2.0, age_seconds=1.0),
-        "usd_per_hour": 8.6542,
-        "variants": (VariantReport(name="tp8", replicas=2, ready=2, measured=LearnedProfile(variant="tp8")),),
-        "placements": (),
-        "unplaced": (),
-        "conditions": (Condition(type="Ready", status=True, reason="AllReplicasReady", message="all"),),
-        "decision": DECISION,
-    }
-    return DeploymentReport(**{**values, **changes})  # type: ignore[arg-type]
+from report_builders import DECISION, NOW, a_report
 
 
 def status_of(report: DeploymentReport, before: InferenceDeploymentStatus | None = None) -> InferenceDeploymentStatus:
@@ -50,6 +27,26 @@ def test_should_say_what_a_million_requests_cost_at_this_rate() -> None:
 
     # 8.6542 USD an hour for 7,200 requests an hour.
     assert str(status.usd_per_million_requests) == "1201.9722"
+
+
+@pytest.mark.parametrize("rate", [1e-7, 2.9e-314, 1e12])
+def test_should_leave_out_what_has_more_digits_than_its_notation(rate: float) -> None:
+    endless = LearnedProfile(variant="tp8", requests_per_second=rate * 1e12, startup_seconds=1e30)
+    report = a_report(
+        arrival_rate_per_second=Measurement(value=rate, age_seconds=1.0),
+        queue_depth=Measurement(value=math.inf, age_seconds=1.0),
+        usd_per_hour=1e12,
+        variants=(VariantReport(name="tp8", replicas=2, ready=2, measured=endless),),
+    )
+
+    status = status_of(report)
+
+    written = InferenceDeploymentStatus.parse(status.to_manifest())
+    assert (written.usd_per_hour, written.queue_depth, written.variants[0].measured_startup) == (None, None, None)
+    # Nearly nothing can be written, what a million requests cost then cannot.
+    assert (written.arrival_rate, written.usd_per_million_requests is None) == (
+        (Rate.of(0.0), True) if rate < 1 else (None, False)
+    )
 
 
 def test_should_keep_the_time_of_a_condition_that_has_not_turned() -> None:

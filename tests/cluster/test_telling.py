@@ -4,12 +4,14 @@ from typing import cast
 
 import pytest
 
+from fleetpack.api.inference_deployment import InferenceDeployment
 from fleetpack.cluster.api_client import Json, KubernetesClient
 from fleetpack.cluster.errors import AlreadyExists, DeliveryUnknown, Forbidden, Invalid, KubernetesError
 from fleetpack.cluster.telling import UNPOSTED_SECONDS, Teller
 from fleetpack.core.decision import Decision
 from fleetpack.core.inputs import Plan
 from raw_objects import a_resource
+from report_builders import NOW, a_report
 
 
 def a_decision(reason: str, before: int = 1, after: int = 1) -> Decision:
@@ -47,6 +49,40 @@ async def test_should_tell_what_is_news(story: list[tuple[float, str, int, int]]
         told = [int(teller._is_news(a_decision(reason, before, after), at)) for at, reason, before, after in story]
 
     assert told == expected
+
+
+class Written:
+    """Takes every patch, and remembers it."""
+
+    def __init__(self) -> None:
+        self.patched: list[str] = []
+
+    async def patch(self, path: str, body: Json, **options: object) -> Json:
+        self.patched.append(path)
+        return body
+
+
+def another_resource() -> InferenceDeployment:
+    metadata = a_resource().metadata.model_copy(update={"name": "mail", "uid": "uid-mail"})
+    return a_resource().model_copy(update={"metadata": metadata})
+
+
+async def test_should_tell_of_the_others_when_one_cannot_be_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    written = Written()
+    teller = Teller(cast(KubernetesClient, written), lambda: NOW, "test")
+    impossible, well = a_report(replicas=-1), a_report(deployment="team/mail")
+
+    for _ in range(2):
+        await teller.tell(
+            Plan(deployments=(impossible, well)), {"team/chat": a_resource(), "team/mail": another_resource()}, {}
+        )
+
+    status = "/apis/fleetpack.dev/v1alpha1/namespaces/team/inferencedeployments/mail/status"
+    budget = "/apis/policy/v1/namespaces/team/poddisruptionbudgets/mail"
+    assert sorted(written.patched) == [status, budget]
+    assert [record.getMessage() for record in caplog.records] == [
+        "team/chat: its status cannot be made, and is left as it is; a bug of ours"
+    ]
 
 
 class Mailbox:

@@ -9,6 +9,7 @@ nothing but those.
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import TypeGuard
 
 from fleetpack.api.accelerator_pool import AcceleratorPool, AcceleratorPoolStatus
 from fleetpack.api.inference_deployment import (
@@ -30,6 +31,8 @@ COARSE_SECONDS = 30.0
 COARSE_SHARE = 0.1
 MAXIMUM_PLACEMENTS = 100
 """The truth is on the Pods; status shows a fleet's worth that a person can read."""
+TOO_LARGE = 999_999_999.0
+"""Decimal values have nine digits before the point (api/values.py); a number beyond them is left out of status as unknown."""
 
 
 def deployment_status(
@@ -50,7 +53,7 @@ def deployment_status(
     rate = report.arrival_rate_per_second
     per_million = None
     if isinstance(rate, Measurement) and rate.value > 0:
-        per_million = Money.of(report.usd_per_hour / (rate.value * 3600.0) * 1e6)
+        per_million = _money(report.usd_per_hour / (rate.value * 3600.0) * 1e6)
     return InferenceDeploymentStatus(
         observed_generation=resource.metadata.generation,
         replicas=report.replicas,
@@ -58,8 +61,8 @@ def deployment_status(
         desired_replicas=desired,
         url=service_url(resource) or None,
         queue_depth=_whole(report.queue_depth),
-        arrival_rate=Rate.of(rate.value) if isinstance(rate, Measurement) else None,
-        usd_per_hour=Money.of(report.usd_per_hour),
+        arrival_rate=_rate(rate.value) if isinstance(rate, Measurement) else None,
+        usd_per_hour=_money(report.usd_per_hour),
         usd_per_million_requests=per_million,
         variants=tuple(_variant(variant) for variant in report.variants),
         placements=tuple(
@@ -82,27 +85,39 @@ def pool_status(resource: AcceleratorPool, report: reports.PoolReport, now: floa
         cores_used=report.used_cores,
         cores_free=report.free_cores,
         largest_free_range=report.largest_free_range,
-        usd_per_hour=Money.of(report.usd_per_hour),
+        usd_per_hour=_money(report.usd_per_hour),
         conditions=_conditions(resource.status.conditions, report.conditions, resource.metadata.generation, now),
     )
 
 
 def _variant(report: reports.VariantReport) -> VariantStatus:
     measured = report.measured
+    startup_seconds = measured.startup_seconds
     return VariantStatus(
         name=report.name,
         replicas=report.replicas,
         ready=report.ready,
-        measured_requests_per_second=(
-            Rate.of(measured.requests_per_second) if measured.requests_per_second is not None else None
-        ),
-        measured_concurrency=Rate.of(measured.concurrency) if measured.concurrency is not None else None,
-        measured_startup=Duration.of(measured.startup_seconds) if measured.startup_seconds is not None else None,
+        measured_requests_per_second=_rate(measured.requests_per_second),
+        measured_concurrency=_rate(measured.concurrency),
+        measured_startup=Duration.of(startup_seconds) if _can_be_written(startup_seconds) else None,
     )
 
 
+def _money(usd: float) -> Money | None:
+    return Money.of(usd) if _can_be_written(usd) else None
+
+
+def _rate(number: float | None) -> Rate | None:
+    return Rate.of(number) if _can_be_written(number) else None
+
+
 def _whole(number: Measurement | NoData) -> int | None:
-    return round(number.value) if isinstance(number, Measurement) else None
+    return round(number.value) if isinstance(number, Measurement) and _can_be_written(number.value) else None
+
+
+def _can_be_written(number: float | None) -> TypeGuard[float]:
+    """Whether status has a notation for a number: a gateway's rate that fades away makes a million requests cost any amount."""
+    return number is not None and 0 <= number < TOO_LARGE
 
 
 def rfc3339(seconds: float) -> str:

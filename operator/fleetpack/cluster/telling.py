@@ -8,9 +8,11 @@ its event is kept until it is posted, though the API server be slow or refuse it
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from fleetpack.api.accelerator_pool import AcceleratorPool, AcceleratorPoolStatus
 from fleetpack.api.conditions import QUIET_REASONS
@@ -60,6 +62,8 @@ class Teller:
         """Events that the API server has not taken yet, by name, with the time of their decision."""
         self._events = 0
         self._applied: dict[tuple[str, str], Manifest] = {}
+        self._failing: set[str] = set()
+        """Resources of which nothing could be told last time: keys of deployments, names of pools."""
 
     def note(self, decisions: Iterable[Decision], deployments: Mapping[str, InferenceDeployment]) -> None:
         """Take in what a plan has decided; `tell` posts what of it is news, now or with a later plan."""
@@ -78,20 +82,23 @@ class Teller:
     ) -> None:
         """Write what has changed; errors are logged and tried again next time."""
         now = self._clock()
-        writes = []
+        writes: list[Coroutine[Any, Any, None]] = []
         for report in plan.deployments:
             resource = deployments.get(report.deployment)
             if resource is not None and resource.metadata.deletion_timestamp is None:
-                wanted = deployment_status(resource, report, now)
-                path = names.deployment_path(report.deployment, "status")
-                writes.append(self._write_status(path, resource.metadata.uid, resource.status, wanted, now))
-                writes.extend(self._ensure(resource, manifest) for manifest in _companions(resource, report))
+                with self._apart(report.deployment):
+                    wanted = deployment_status(resource, report, now)
+                    companions = _companions(resource, report)
+                    path = names.deployment_path(report.deployment, "status")
+                    writes.append(self._write_status(path, resource.metadata.uid, resource.status, wanted, now))
+                    writes.extend(self._ensure(resource, manifest) for manifest in companions)
         for pool_report in plan.pools:
             pool = pools.get(pool_report.pool)
             if pool is not None:
-                path = f"{names.ACCELERATOR_POOLS}/{pool_report.pool}/status"
-                wanted_pool = pool_status(pool, pool_report, now)
-                writes.append(self._write_status(path, pool.metadata.uid, pool.status, wanted_pool, now))
+                with self._apart(pool_report.pool):
+                    path = f"{names.ACCELERATOR_POOLS}/{pool_report.pool}/status"
+                    wanted_pool = pool_status(pool, pool_report, now)
+                    writes.append(self._write_status(path, pool.metadata.uid, pool.status, wanted_pool, now))
         writes.extend(self._post(key, now) for key in tuple(self._unposted))
         for result in await asyncio.gather(*writes, return_exceptions=True):
             if isinstance(result, KubernetesError):
@@ -99,6 +106,18 @@ class Teller:
             elif isinstance(result, BaseException):
                 raise result
         self._forget(deployments, pools)
+
+    @contextlib.contextmanager
+    def _apart(self, subject: str) -> Iterator[None]:
+        """Keep a bug of ours with the one object that shows it; told once for as long as it lasts."""
+        try:
+            yield
+        except Exception:
+            if subject not in self._failing:
+                _logger.exception("%s: its status cannot be made, and is left as it is; a bug of ours", subject)
+            self._failing.add(subject)
+        else:
+            self._failing.discard(subject)
 
     async def _write_status(
         self,
@@ -197,6 +216,7 @@ class Teller:
         self._applied = {key: entry for key, entry in self._applied.items() if key[0] in alive}
         self._last = {subject: told for subject, told in self._last.items() if subject in deployments}
         self._told_at = {key: at for key, at in self._told_at.items() if key[0] in deployments}
+        self._failing &= deployments.keys() | pools.keys()
 
 
 def _micro_time(seconds: float) -> str:
