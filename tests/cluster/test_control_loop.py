@@ -55,6 +55,7 @@ class World:
         self.deployments: dict[str, Any] = {"team/chat": a_resource()}
         self.applied: list[Any] = []
         self.told: list[Any] = []
+        self.forgotten = Mock()
         self.trigger = Trigger()
         caches = Mock(wait_synced=AsyncMock(), age_seconds=lambda: 0.0)
         caches.deployments.objects, caches.pools.objects = self.deployments, {}
@@ -73,7 +74,11 @@ class World:
             reader=Mock(read=AsyncMock(return_value=())),
             secrets=Mock(refresh=AsyncMock(return_value={})),
             actuator=Mock(apply=self.apply),
-            teller=Mock(note=lambda decisions, deployments: self.told.append(dict(deployments)), tell=AsyncMock()),
+            teller=Mock(
+                note=lambda decisions, deployments: self.told.append(dict(deployments)),
+                tell=AsyncMock(),
+                forget=self.forgotten,
+            ),
             is_leading=lambda: self.leads,
             clock=time.time,
         )
@@ -126,6 +131,17 @@ async def test_should_neither_act_nor_tell_when_the_lease_was_lost_meanwhile(pla
         await eventually(lambda: planner.made, what="the end of the plan")
         await asyncio.sleep(0.05)
     assert (world.applied, world.told) == ([], [])
+
+
+async def test_should_begin_anew_with_each_lease(planner: Planner) -> None:
+    world = World()
+    async with running(world, planner):
+        planner.go_on.set()
+        for leads in (False, True):
+            world.leads = leads
+            world.trigger.pull()
+            await eventually(lambda: world.loop._led is leads, what=f"a pass that leads: {leads}")  # noqa: B023
+    assert world.forgotten.call_count == 2
 
 
 async def test_should_act_upon_what_it_planned_from_and_not_upon_what_came_since(planner: Planner) -> None:

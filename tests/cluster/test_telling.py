@@ -6,8 +6,8 @@ import pytest
 
 from fleetpack.api.inference_deployment import InferenceDeployment
 from fleetpack.cluster.api_client import Json, KubernetesClient
-from fleetpack.cluster.errors import AlreadyExists, DeliveryUnknown, Forbidden, Invalid, KubernetesError
-from fleetpack.cluster.telling import UNPOSTED_SECONDS, Teller
+from fleetpack.cluster.errors import AlreadyExists, DeliveryUnknown, Forbidden, Invalid, KubernetesError, NotFound
+from fleetpack.cluster.telling import LOOK_AGAIN_SECONDS, UNPOSTED_SECONDS, Teller
 from fleetpack.core.decision import Decision
 from fleetpack.core.inputs import Plan
 from raw_objects import a_resource
@@ -51,15 +51,105 @@ async def test_should_tell_what_is_news(story: list[tuple[float, str, int, int]]
     assert told == expected
 
 
-class Written:
-    """Takes every patch, and remembers it."""
+class Objects:
+    """Holds what is applied to it, by path, and remembers each read and write."""
 
     def __init__(self) -> None:
+        self.stored: dict[str, Json] = {}
+        self.read: list[str] = []
         self.patched: list[str] = []
+
+    async def get(self, path: str, **options: object) -> Json:
+        self.read.append(path)
+        if path not in self.stored:
+            raise NotFound("get", path, "not there")
+        return self.stored[path]
 
     async def patch(self, path: str, body: Json, **options: object) -> Json:
         self.patched.append(path)
+        self.stored[path] = body
         return body
+
+
+SERVICE = "/api/v1/namespaces/team/services/chat"
+BUDGET = "/apis/policy/v1/namespaces/team/poddisruptionbudgets/chat"
+STATUS = "/apis/fleetpack.dev/v1alpha1/namespaces/team/inferencedeployments/chat/status"
+
+
+class Served:
+    """One deployment with a Service, told of again and again as time goes by."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+        self.objects = Objects()
+        self.teller = Teller(cast(KubernetesClient, self.objects), lambda: self.now, "test")
+        self.resource = a_resource(service={"port": 8000})
+
+    async def tell(self, **changes: object) -> list[str]:
+        """Tell of it once; returns what was written beside the status."""
+        self.objects.patched.clear()
+        await self.teller.tell(Plan(deployments=(a_report(**changes),)), {"team/chat": self.resource}, {})
+        return sorted(path for path in self.objects.patched if path != STATUS)
+
+
+async def test_should_make_what_accompanies_a_deployment_once_and_anew_when_its_form_changes() -> None:
+    served = Served()
+
+    assert await served.tell() == [SERVICE, BUDGET]
+    assert await served.tell() == []
+    assert await served.tell(desired_replicas=3) == [BUDGET]
+
+
+async def test_should_make_good_within_minutes_what_somebody_has_deleted_or_changed() -> None:
+    served = Served()
+    await served.tell()
+
+    del served.objects.stored[SERVICE]
+    served.objects.stored[BUDGET] = {**served.objects.stored[BUDGET], "spec": {"minAvailable": 0}}
+
+    assert await served.tell() == []
+    served.now += 1.2 * LOOK_AGAIN_SECONDS
+    assert await served.tell() == [SERVICE, BUDGET]
+
+
+async def test_should_only_read_what_is_as_it_should_be() -> None:
+    served = Served()
+    await served.tell()
+    # As an API server gives it: with more than was asked for.
+    service = served.objects.stored[SERVICE]
+    ports = [{**service["spec"]["ports"][0], "nodePort": 30_001}]
+    served.objects.stored[SERVICE] = {**service, "spec": {**service["spec"], "ports": ports, "clusterIP": "10.0.0.7"}}
+    served.objects.read.clear()
+
+    for _ in range(60):
+        served.now += 0.1 * LOOK_AGAIN_SECONDS
+        assert await served.tell() == []
+
+    # In six times the time between two looks, which is spread by a fifth.
+    assert 5 * 2 <= len(served.objects.read) <= 8 * 2
+
+
+async def test_should_take_away_what_somebody_has_added_to_a_selector() -> None:
+    served = Served()
+    await served.tell()
+    service = served.objects.stored[SERVICE]
+    selector = {**service["spec"]["selector"], "version": "2"}
+    served.objects.stored[SERVICE] = {**service, "spec": {**service["spec"], "selector": selector}}
+
+    served.now += 1.2 * LOOK_AGAIN_SECONDS
+
+    assert await served.tell() == [SERVICE]
+
+
+async def test_should_look_at_everything_anew_with_a_new_lease() -> None:
+    served = Served()
+    await served.tell()
+    # Meanwhile another process has led.
+    served.objects.stored[BUDGET] = {**served.objects.stored[BUDGET], "spec": {"minAvailable": 0}}
+
+    served.teller.forget()
+
+    assert await served.tell() == [BUDGET]
 
 
 def another_resource() -> InferenceDeployment:
@@ -68,8 +158,8 @@ def another_resource() -> InferenceDeployment:
 
 
 async def test_should_tell_of_the_others_when_one_cannot_be_told_of(caplog: pytest.LogCaptureFixture) -> None:
-    written = Written()
-    teller = Teller(cast(KubernetesClient, written), lambda: NOW, "test")
+    objects = Objects()
+    teller = Teller(cast(KubernetesClient, objects), lambda: NOW, "test")
     impossible, well = a_report(replicas=-1), a_report(deployment="team/mail")
 
     for _ in range(2):
@@ -79,7 +169,7 @@ async def test_should_tell_of_the_others_when_one_cannot_be_told_of(caplog: pyte
 
     status = "/apis/fleetpack.dev/v1alpha1/namespaces/team/inferencedeployments/mail/status"
     budget = "/apis/policy/v1/namespaces/team/poddisruptionbudgets/mail"
-    assert sorted(written.patched) == [status, budget]
+    assert sorted(objects.patched) == [status, budget]
     assert [record.getMessage() for record in caplog.records] == [
         "team/chat: its status cannot be made, and is left as it is; a bug of ours"
     ]

@@ -115,8 +115,8 @@ def do_everything(
             "chat",
         )
     withhold_once(proxy, rights - first)
-    # So that there is something to write through the scale again.
-    fleet.change("chat", scaling={"maxReplicas": 3})
+    # So that there is something to write through the scale again, and in the Service: what is as it should be is only looked at.
+    fleet.change("chat", scaling={"maxReplicas": 3}, service={"port": 8001})
     with operator_running(process, request):
         fleet.settled("chat", 3)
         fleet.until(lambda: fleet.spec("chat")["replicas"] == 3, "the scale", "chat")

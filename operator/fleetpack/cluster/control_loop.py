@@ -141,6 +141,7 @@ class ControlLoop:
         if not self._led:
             # Whatever was remembered is of another time; the caches and status say what there is.
             self._state, self._expectations, self._led = State(), Expectations(), True
+            self.teller.forget()
         understood = self._interpreter.understand(self.caches.rows())
         resources = dict(self.caches.deployments.objects)
         credentials = await self.secrets.refresh(resources.values())

@@ -142,6 +142,20 @@ def render_disruption_budget(resource: InferenceDeployment, minimum_available: i
     }
 
 
+def covers(stored: object, wanted: object) -> bool:
+    """Whether what is stored has everything that is wanted; the API server and other people may have added to it.
+
+    Not to a selector: it would select less.
+    """
+    if isinstance(wanted, Mapping):
+        if not isinstance(stored, Mapping) or ("selector" in wanted and stored.get("selector") != wanted["selector"]):
+            return False
+        return all(covers(stored.get(key), value) for key, value in wanted.items())
+    if isinstance(wanted, list):
+        return isinstance(stored, list) and all(any(covers(own, entry) for own in stored) for entry in wanted)
+    return stored == wanted
+
+
 def service_name(resource: InferenceDeployment) -> str:
     """Return the name of the deployment's Service."""
     service = resource.spec.service

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import zlib
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,7 +22,7 @@ from fleetpack.api.inference_deployment import InferenceDeployment, InferenceDep
 from fleetpack.cluster import names
 from fleetpack.cluster.api_client import KubernetesClient, PatchType
 from fleetpack.cluster.errors import AlreadyExists, Invalid, KubernetesError, NotFound
-from fleetpack.cluster.rendering import Manifest, render_disruption_budget, render_service
+from fleetpack.cluster.rendering import Manifest, covers, render_disruption_budget, render_service
 from fleetpack.cluster.status import deployment_status, pool_status, worth_writing
 from fleetpack.core.decision import Decision
 from fleetpack.core.inputs import Plan
@@ -33,6 +35,15 @@ UNPOSTED_SECONDS = 60.0
 
 REPEAT_SECONDS = 30.0
 """An obstacle that comes and goes is told this often at most; one that stays is told once, and its condition stays with it."""
+
+LOOK_AGAIN_SECONDS = 300.0
+"""A Service or budget that somebody has deleted or changed is made good after about this long; one that is well costs one read."""
+
+LOOK_TIMEOUT_SECONDS = 4.0
+"""As for a write (`api_client.WRITE_TIMEOUT_SECONDS`): the next plan's status waits for whoever is slow."""
+
+LOOKS_AT_ONCE = 16
+"""A process that takes over looks at everything: not all of it at once, and so that actions get their turn between the writes."""
 
 _COLLECTIONS = {
     "Service": "/api/v1/namespaces/{namespace}/services",
@@ -48,6 +59,19 @@ def _companions(resource: InferenceDeployment, report: DeploymentReport) -> list
     return [render_disruption_budget(resource, minimum_available), *([service] if service else [])]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Companion:
+    """An object beside the Pods as it was when we looked at it last, or brought it into this form."""
+
+    manifest: Manifest
+    looked_at: float
+
+
+def _seconds_between_looks(key: tuple[str, str]) -> float:
+    """Spread the looks: what was seen at once when a process took over is not seen at once for ever."""
+    return LOOK_AGAIN_SECONDS * (0.8 + 0.4 * (zlib.crc32("/".join(key).encode()) % 1000) / 1000)
+
+
 class Teller:
     """Keeps status, events, Services and disruption budgets of our resources as the latest plan says."""
 
@@ -61,7 +85,9 @@ class Teller:
         self._unposted: dict[str, tuple[float, Manifest]] = {}
         """Events that the API server has not taken yet, by name, with the time of their decision."""
         self._events = 0
-        self._applied: dict[tuple[str, str], Manifest] = {}
+        self._companions: dict[tuple[str, str], _Companion] = {}
+        """What accompanies a deployment, by its UID and the kind."""
+        self._few_at_once = asyncio.Semaphore(LOOKS_AT_ONCE)
         self._failing: set[str] = set()
         """Resources of which nothing could be told last time: keys of deployments, names of pools."""
 
@@ -73,6 +99,12 @@ class Teller:
             if resource is not None and self._is_news(decision, now):
                 event = self._event(resource, decision, now)
                 self._unposted[f"{resource.metadata.namespace}/{event['metadata']['name']}"] = (now, event)
+
+    def forget(self) -> None:
+        """Begin anew, as with a new Lease: somebody else may have written since."""
+        self._written.clear()
+        self._last.clear()
+        self._companions.clear()
 
     async def tell(
         self,
@@ -91,7 +123,7 @@ class Teller:
                     companions = _companions(resource, report)
                     path = names.deployment_path(report.deployment, "status")
                     writes.append(self._write_status(path, resource.metadata.uid, resource.status, wanted, now))
-                    writes.extend(self._ensure(resource, manifest) for manifest in companions)
+                    writes.extend(self._ensure(resource, manifest, now) for manifest in companions)
         for pool_report in plan.pools:
             pool = pools.get(pool_report.pool)
             if pool is not None:
@@ -141,15 +173,26 @@ class Teller:
             self._written.pop(uid, None)
             raise
 
-    async def _ensure(self, resource: InferenceDeployment, manifest: Manifest) -> None:
-        """Apply an object that accompanies a deployment, once for each form of it, since nobody else touches it."""
+    async def _ensure(self, resource: InferenceDeployment, manifest: Manifest, now: float) -> None:
+        """Give an object that accompanies a deployment its form, and look at it again every few minutes: people change things."""
         kind, metadata = manifest["kind"], manifest["metadata"]
         key = (resource.metadata.uid, kind)
-        if self._applied.get(key) == manifest:
+        known = self._companions.get(key)
+        if (
+            known is not None
+            and known.manifest == manifest
+            and 0 <= now - known.looked_at < _seconds_between_looks(key)
+        ):
             return
         path = f"{_COLLECTIONS[kind].format(namespace=metadata['namespace'])}/{metadata['name']}"
-        await self._client.patch(path, manifest, content_type=PatchType.APPLY, force=True)
-        self._applied[key] = manifest
+        async with self._few_at_once:
+            try:
+                stored = await self._client.get(path, timeout_seconds=LOOK_TIMEOUT_SECONDS)
+            except NotFound:
+                stored = {}
+            if not covers(stored, manifest):
+                await self._client.patch(path, manifest, content_type=PatchType.APPLY, force=True)
+        self._companions[key] = _Companion(manifest=manifest, looked_at=now)
 
     def _is_news(self, decision: Decision, now: float) -> bool:
         """Whether people should be told: a number moved, or another obstacle holds it than the one that was told last."""
@@ -213,7 +256,7 @@ class Teller:
         alive = {resource.metadata.uid for resource in deployments.values()}
         alive |= {pool.metadata.uid for pool in pools.values()}
         self._written = {uid: entry for uid, entry in self._written.items() if uid in alive}
-        self._applied = {key: entry for key, entry in self._applied.items() if key[0] in alive}
+        self._companions = {key: entry for key, entry in self._companions.items() if key[0] in alive}
         self._last = {subject: told for subject, told in self._last.items() if subject in deployments}
         self._told_at = {key: at for key, at in self._told_at.items() if key[0] in deployments}
         self._failing &= deployments.keys() | pools.keys()
