@@ -449,8 +449,8 @@ class InferenceDeploymentSpec(Model):
     ]
     """Ways to run the model, in order of preference where their costs tie."""
     service: ServiceSpec | None = None
-    """Makes a Service in front of the replicas; status.url says where it answers. Absent: no Service. One that was made before, or under a
-    former name, stays until you or the end of the InferenceDeployment remove it."""
+    """Makes a Service in front of the replicas; status.url says where it answers. Absent: no Service. One that was made before, or
+    under a former name, stays until you or the end of the InferenceDeployment remove it."""
     mode: Mode = Mode.AUTO
     """Who decides the number of replicas. Auto: the operator, which writes replicas. Manual: whoever writes replicas.
     Advisory: like Manual, and status shows what Auto would do. Paused: nothing is touched."""
