@@ -22,6 +22,7 @@ from fleetpack.cluster.recorder import PassRecorder
 from fleetpack.cluster.snapshot import Rows
 from fleetpack.core.decision import Decision, SetScale
 from fleetpack.core.inputs import Inputs, Plan
+from fleetpack.core.isolation import AssessmentError
 from fleetpack.core.state import State
 from raw_objects import a_resource
 from virtual_time import in_virtual_time
@@ -142,6 +143,33 @@ async def test_should_begin_anew_with_each_lease(planner: Planner) -> None:
             world.trigger.pull()
             await eventually(lambda: world.loop._led is leads, what=f"a pass that leads: {leads}")  # noqa: B023
     assert world.forgotten.call_count == 2
+
+
+async def test_should_plan_around_a_deployment_that_cannot_be_assessed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    problems: list[list[str]] = []
+
+    def plan(inputs: Inputs, state: State) -> tuple[Plan, State]:
+        problems.append([problem.reason for deployment in inputs.deployments for problem in deployment.problems])
+        if len(problems) == 1:
+            raise AssessmentError({"team/chat": OverflowError("cannot convert float infinity to integer")})
+        return PLAN, state
+
+    monkeypatch.setattr(control_loop, "plan", plan)
+    world = World()
+    world.loop.observer = Mock(spec=Observer)
+
+    await world.loop._pass()
+    await asyncio.sleep(0)
+
+    logged = [(record.getMessage(), bool(record.exc_info)) for record in caplog.records if record.levelname == "ERROR"]
+    assert (problems[1][-1:], world.applied[0][0], world.loop.observer.failed.call_count, logged) == (
+        ["AssessmentFailed"],
+        ACTION,
+        1,
+        [("team/chat cannot be assessed; its replicas stay as they are", True)],
+    )
 
 
 async def test_should_act_upon_what_it_planned_from_and_not_upon_what_came_since(planner: Planner) -> None:

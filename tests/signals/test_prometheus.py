@@ -94,9 +94,10 @@ async def test_should_send_credentials(credentials: BearerToken | BasicCredentia
             success("vector", [series("1"), series("2")]),
             "the query gives 2 series; bring them down to one, as with sum(...)",
         ),
-        (success("vector", [series("NaN")]), "the answer is nan; waiting must be a number of at least 0"),
-        (success("vector", [series("-4")]), "the answer is -4; waiting must be a number of at least 0"),
-        (success("vector", [series("+Inf")]), "the answer is inf; waiting must be a number of at least 0"),
+        (success("vector", [series("NaN")]), "the answer is nan; waiting must be a number from 0 to 1e+12"),
+        (success("vector", [series("-4")]), "the answer is -4; waiting must be a number from 0 to 1e+12"),
+        (success("vector", [series("1e308")]), "the answer is 1e+308; waiting must be a number from 0 to 1e+12"),
+        (success("vector", [series("+Inf")]), "the answer is inf; waiting must be a number from 0 to 1e+12"),
         (success("vector", [{"metric": {}}]), "answered 'None' where [time, number] belongs"),
         (success("vector", ["x"]), "answered 'None' where [time, number] belongs"),
         (

@@ -32,6 +32,8 @@ class Reason(StrEnum):
     """Understood, nothing to complain about."""
     INVALID_SPEC = "InvalidSpec"
     """The object passed the API server and yet cannot be read: an older CRD is installed, or a rule was changed."""
+    ASSESSMENT_FAILED = "AssessmentFailed"
+    """A bug of fleetpack, met by this object's numbers: its replicas stay as they are, the operator's log has the traceback."""
     UNKNOWN_ACCELERATOR = "UnknownAccelerator"
     """A variant names an accelerator that neither the catalog nor a pool has."""
     UNKNOWN_INSTANCE_TYPE = "UnknownInstanceType"

@@ -6,7 +6,8 @@ on its way is an input of the next plan. Only the Lease holder plans; a standby 
 made in a thread, one at a time, while watches, probes and the Lease go on: what is done and told with it is what it was made from.
 
 A plan that fails is a bug of ours: it is logged with its traceback, counted, and the next pass tries again from the same state; the
-probe turns red when plans fail for a minute. Nothing is acted upon that was not planned.
+probe turns red when plans fail for a minute. Nothing is acted upon that was not planned. Where one deployment alone makes it fail, that
+one is logged and counted alike, and keeps what it has; the others are planned.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from fleetpack.cluster.snapshot import Interpreter, Understood
 from fleetpack.cluster.telling import Teller
 from fleetpack.core.decision import Action, Outcome
 from fleetpack.core.inputs import Inputs, Plan
+from fleetpack.core.isolation import AssessmentError, without_failed
 from fleetpack.core.planner import plan
 from fleetpack.core.state import State
 from fleetpack.signals import SignalReader
@@ -157,17 +159,29 @@ class ControlLoop:
             issued=self._expectations.take(understood.snapshot, understood.deployments, now - cache_age_seconds),
             cache_age_seconds=cache_age_seconds,
         )
-        started = time.perf_counter()
-        # At a thousand nodes half a second. plan() is a function of values that nobody changes, and the next pass waits for this one.
-        found, state = await asyncio.to_thread(plan, inputs, self._state)
-        self.observer.planned(inputs, self._state, found, time.perf_counter() - started)
-        self._state = state
+        found = await self._plan(inputs)
         if not self.is_leading():
             # The Lease was lost meanwhile; whoever has it plans anew.
             return
         seen = self._still_there(seen)
         self._act(found, understood, seen)
         self._tell(found, seen)
+
+    async def _plan(self, inputs: Inputs) -> Plan:
+        """Plan and remember; where some deployments cannot be assessed, around them."""
+        started = time.perf_counter()
+        # At a thousand nodes half a second. plan() is a function of values that nobody changes, and the next pass waits for this one.
+        try:
+            found, state = await asyncio.to_thread(plan, inputs, self._state)
+        except AssessmentError as error:
+            for key, cause in error.failures.items():
+                _logger.error("%s cannot be assessed; its replicas stay as they are", key, exc_info=cause)
+            self.observer.failed(error)
+            inputs, self._state = without_failed(inputs, self._state, error.failures)
+            found, state = await asyncio.to_thread(plan, inputs, self._state)
+        self.observer.planned(inputs, self._state, found, time.perf_counter() - started)
+        self._state = state
+        return found
 
     def _still_there(self, seen: Seen) -> Seen:
         """Leave out what was deleted while the plan was made, and what bears its name since."""

@@ -17,6 +17,7 @@ from fleetpack.core.decision import Action, Decision
 from fleetpack.core.deployments import Mode
 from fleetpack.core.fleet_index import FleetIndex, index_fleet
 from fleetpack.core.inputs import Inputs, Plan
+from fleetpack.core.isolation import AssessmentError
 from fleetpack.core.packing.consolidation import removable_nodes
 from fleetpack.core.packing.fit import rooms
 from fleetpack.core.packing.pack import Placement, pack
@@ -72,18 +73,25 @@ def plan(inputs: Inputs, state: State) -> tuple[Plan, State]:
 
 
 def _assess_all(inputs: Inputs, fleet: FleetIndex, state: State, now: float) -> tuple[tuple[Assessment, ...], State]:
-    """Assess every deployment; the state of those that are gone is forgotten."""
+    """Assess every deployment; the state of those that are gone is forgotten. Raises `AssessmentError` for all that fail."""
     remembered = {entry.deployment: entry for entry in state.deployments}
     samples: dict[str, list[Sample]] = {}
     for sample in inputs.samples:
         samples.setdefault(sample.deployment, []).append(sample)
     assessments: list[Assessment] = []
     states: list[DeploymentState] = []
+    failures: dict[str, Exception] = {}
     for deployment in sorted(inputs.deployments, key=lambda deployment: deployment.key):
         before = remembered.get(deployment.key, DeploymentState(deployment=deployment.key))
-        found, after = assess(deployment, fleet, tuple(samples.get(deployment.key, ())), before, now)
+        try:
+            found, after = assess(deployment, fleet, tuple(samples.get(deployment.key, ())), before, now)
+        except Exception as error:  # a bug of ours, met by one deployment: whoever calls can go on without it
+            failures[deployment.key] = error
+            continue
         assessments.append(found)
         states.append(after)
+    if failures:
+        raise AssessmentError(failures)
     return tuple(assessments), replace(state, deployments=tuple(states))
 
 

@@ -7,11 +7,10 @@ in conditions, and never hold credentials: of a URL only scheme, host, port and 
 from __future__ import annotations
 
 import asyncio
-import math
 from urllib.parse import urlsplit
 
 from fleetpack.core.samples import Sample
-from fleetpack.signals.exposition import PageNumbers
+from fleetpack.signals.exposition import MAXIMUM_NUMBER, PageNumbers
 from fleetpack.signals.targets import HttpTarget, Measure, PodTarget, PrometheusTarget, Target
 
 MAXIMUM_ERROR_LENGTH = 300
@@ -56,8 +55,8 @@ def page_read(target: PodTarget, observed_at: float, numbers: PageNumbers) -> Sa
 
 def number_read(target: PrometheusTarget | HttpTarget, observed_at: float, value: float) -> Sample:
     """Return the sample of a source that answers one number; raises `ReadError` when it cannot be one."""
-    if not math.isfinite(value) or value < 0:
-        raise ReadError(f"the answer is {value:g}; {target.measures} must be a number of at least 0")
+    if not 0 <= value <= MAXIMUM_NUMBER:  # nor is NaN
+        raise ReadError(f"the answer is {value:g}; {target.measures} must be a number from 0 to {MAXIMUM_NUMBER:g}")
     return Sample(
         deployment=target.deployment,
         signal=target.signal,

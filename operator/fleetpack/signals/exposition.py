@@ -5,8 +5,8 @@ lines are looked at only as far as their first characters, and only the wanted o
 escapes, exponents, time stamps, exemplars. All label sets of a family are added up (models, engines, finish reasons).
 
 Boundary: one page, no memory of the one before. `PageError` says which family is wrong and how: a gauge that is missing, and
-any number that is NaN, infinite or negative. Counters and histograms that are absent are None: engines show them only after
-their first request. Names in quotes inside the braces (UTF-8 names) are not read.
+any number or sum that is NaN, negative or above `MAXIMUM_NUMBER`. Counters and histograms that are absent are None: engines show
+them only after their first request. Names in quotes inside the braces (UTF-8 names) are not read.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from functools import lru_cache
 from itertools import pairwise
 
 from fleetpack.signals.targets import MetricNames
+
+MAXIMUM_NUMBER = 1e12
+"""A thousand requests per second for thirty years; what is above counts no requests, and its sums could overflow."""
 
 # Possessive (`*+`, `?+`): a line that does not match must not be tried again with half a name.
 _SAMPLE = re.compile(
@@ -59,9 +62,9 @@ def read_page(text: str, names: MetricNames) -> PageNumbers:
         name = sample["name"]
         if name == bucket_name:
             bound = _upper_bound(sample["labels"] or "", name)
-            buckets[bound] = buckets.get(bound, 0.0) + _number(name, sample["value"])
+            buckets[bound] = _sum(name, buckets.get(bound, 0.0), _number(name, sample["value"]))
         elif name in families:
-            totals[name] = totals.get(name, 0.0) + _number(name, sample["value"])
+            totals[name] = _sum(name, totals.get(name, 0.0), _number(name, sample["value"]))
     # The format ends each line with a line feed; without it the last number may have lost digits on the way.
     if lines[-1].startswith(families):
         raise PageError(f"the page is cut off in {lines[-1][:80]!r}")
@@ -92,9 +95,16 @@ def _number(name: str, text: str) -> float:
         value = float(text)
     except ValueError:
         raise PageError(f"{name} is {text[:40]!r}, which is no number") from None
-    if not math.isfinite(value) or value < 0:
-        raise PageError(f"{name} is {text[:40]}; it must be a number of at least 0")
+    if not 0 <= value <= MAXIMUM_NUMBER:  # nor is NaN
+        raise PageError(f"{name} is {text[:40]}; it must be a number from 0 to {MAXIMUM_NUMBER:g}")
     return value
+
+
+def _sum(name: str, total: float, number: float) -> float:
+    total += number
+    if total > MAXIMUM_NUMBER:
+        raise PageError(f"{name} adds up to more than {MAXIMUM_NUMBER:g}")
+    return total
 
 
 def _upper_bound(labels: str, name: str) -> float:
