@@ -6,10 +6,12 @@ import pytest
 
 from fleetpack.api.inference_deployment import InferenceDeployment
 from fleetpack.cluster.api_client import Json, KubernetesClient
+from fleetpack.cluster.companions import LOOK_AGAIN_SECONDS, REFUSED_SECONDS, TAKEN_SECONDS
 from fleetpack.cluster.errors import AlreadyExists, DeliveryUnknown, Forbidden, Invalid, KubernetesError, NotFound
-from fleetpack.cluster.telling import LOOK_AGAIN_SECONDS, UNPOSTED_SECONDS, Teller
+from fleetpack.cluster.telling import UNPOSTED_SECONDS, Teller
 from fleetpack.core.decision import Decision
 from fleetpack.core.inputs import Plan
+from fleetpack.core.reports import Condition
 from raw_objects import a_resource
 from report_builders import NOW, a_report
 
@@ -58,6 +60,7 @@ class Objects:
         self.stored: dict[str, Json] = {}
         self.read: list[str] = []
         self.patched: list[str] = []
+        self.refused: tuple[str, ...] = ()
 
     async def get(self, path: str, **options: object) -> Json:
         self.read.append(path)
@@ -65,14 +68,20 @@ class Objects:
             raise NotFound("get", path, "not there")
         return self.stored[path]
 
-    async def patch(self, path: str, body: Json, **options: object) -> Json:
+    async def patch(self, path: str, body: Json, *, force: bool = False, **options: object) -> Json:
         self.patched.append(path)
-        self.stored[path] = body
+        if path in self.refused:
+            raise Invalid("patch", path, "as told")
+        uid = f"uid of {path}"
+        assert path.endswith("/status") or force is (path in self.stored), "written without a look"
+        assert path.endswith("/status") or body["metadata"].get("uid", uid) == uid
+        self.stored[path] = {**body, "metadata": {**body["metadata"], "uid": uid}}
         return body
 
 
 SERVICE = "/api/v1/namespaces/team/services/chat"
 BUDGET = "/apis/policy/v1/namespaces/team/poddisruptionbudgets/chat"
+ACCEPTED = Condition(type="Accepted", status=True, reason="Accepted", message="as written")
 STATUS = "/apis/fleetpack.dev/v1alpha1/namespaces/team/inferencedeployments/chat/status"
 
 
@@ -90,6 +99,12 @@ class Served:
         self.objects.patched.clear()
         await self.teller.tell(Plan(deployments=(a_report(**changes),)), {"team/chat": self.resource}, {})
         return sorted(path for path in self.objects.patched if path != STATUS)
+
+    def told(self) -> tuple[str, str, str, str | None]:
+        """Return what status says of being accepted, and the address."""
+        status = self.objects.stored[STATUS]["status"]
+        (accepted,) = [own for own in status["conditions"] if own["type"] == "Accepted"]
+        return accepted["status"], accepted["reason"], accepted["message"], status.get("url")
 
 
 async def test_should_make_what_accompanies_a_deployment_once_and_anew_when_its_form_changes() -> None:
@@ -152,9 +167,106 @@ async def test_should_look_at_everything_anew_with_a_new_lease() -> None:
     assert await served.tell() == [BUDGET]
 
 
-def another_resource() -> InferenceDeployment:
-    metadata = a_resource().metadata.model_copy(update={"name": "mail", "uid": "uid-mail"})
-    return a_resource().model_copy(update={"metadata": metadata})
+FOREIGN_SERVICE = {"metadata": {"name": "chat", "uid": "theirs"}, "spec": {"selector": {"app": "llama"}}}
+
+
+async def test_should_leave_a_service_of_somebody_else_alone_and_say_what_to_do() -> None:
+    served = Served()
+    served.objects.stored[SERVICE] = FOREIGN_SERVICE
+
+    writes = [await served.tell(conditions=(ACCEPTED,))]
+    for _ in range(9):
+        served.now += TAKEN_SECONDS
+        writes.append(await served.tell(conditions=(ACCEPTED,)))
+
+    assert writes == [[BUDGET], *[[]] * 9]
+    assert served.objects.stored[SERVICE] == FOREIGN_SERVICE
+    assert served.told() == (
+        "False",
+        "NameTaken",
+        "Service chat is somebody else's, and is left alone: choose another spec.service.name, or delete that Service",
+        None,
+    )
+
+
+async def test_should_make_the_service_when_its_name_is_free() -> None:
+    served = Served()
+    served.objects.stored[SERVICE] = FOREIGN_SERVICE
+    await served.tell(conditions=(ACCEPTED,))
+
+    del served.objects.stored[SERVICE]
+    served.now += TAKEN_SECONDS
+
+    assert await served.tell(conditions=(ACCEPTED,)) == [SERVICE]
+    assert served.told() == ("True", "Accepted", "as written", "http://chat.team.svc:8000")
+
+
+async def test_should_leave_alone_what_belongs_to_a_former_deployment_of_the_name() -> None:
+    served = Served()
+    former = {"kind": "InferenceDeployment", "name": "chat", "uid": "uid-former", "controller": True}
+    served.objects.stored[BUDGET] = {"metadata": {"name": "chat", "uid": "old", "ownerReferences": [former]}}
+
+    assert await served.tell(conditions=(ACCEPTED,)) == [SERVICE]
+    assert served.told()[:2] == ("False", "NameTaken")
+    assert "a former InferenceDeployment chat" in served.told()[2]
+
+
+async def test_should_say_what_else_is_wrong_with_a_spec_first() -> None:
+    served = Served()
+    served.objects.stored[SERVICE] = FOREIGN_SERVICE
+    invalid = Condition(type="Accepted", status=False, reason="NoPool", message="no pool")
+
+    await served.tell(conditions=(invalid,))
+
+    assert served.told() == ("False", "NoPool", "no pool", None)
+
+
+async def test_should_not_send_what_was_called_wrong_with_each_plan() -> None:
+    served = Served()
+    served.objects.refused = (BUDGET,)
+
+    writes = []
+    for _ in range(3):
+        writes.append(await served.tell())
+        served.now += REFUSED_SECONDS / 2
+
+    assert writes == [[SERVICE, BUDGET], [], [BUDGET]]
+
+
+@pytest.mark.parametrize("younger_first", [False, True])
+async def test_should_give_one_service_that_two_ask_for_to_the_older(younger_first: bool) -> None:
+    objects = Objects()
+    teller = Teller(cast(KubernetesClient, objects), lambda: NOW, "test")
+    service = {"port": 8000, "name": "front"}
+    older, younger = dated(a_resource(service=service), 1), dated(another_resource(service=service), 2)
+    reports = [a_report(deployment="team/chat"), a_report(deployment="team/mail")]
+
+    await teller.tell(
+        Plan(deployments=tuple(reversed(reports) if younger_first else reports)),
+        {"team/chat": older, "team/mail": younger},
+        {},
+    )
+
+    front = objects.stored["/api/v1/namespaces/team/services/front"]
+    (told,) = [
+        own
+        for own in objects.stored[STATUS.replace("chat", "mail")]["status"]["conditions"]
+        if own["type"] == "Accepted"
+    ]
+    assert front["spec"]["selector"]["fleetpack.dev/deployment"] == "chat"
+    assert told["reason"] == "NameTaken"
+    assert "InferenceDeployment chat" in told["message"]
+
+
+def dated(resource: InferenceDeployment, second: int) -> InferenceDeployment:
+    metadata = resource.metadata.model_copy(update={"creation_timestamp": f"2026-11-24T12:00:0{second}Z"})
+    return resource.model_copy(update={"metadata": metadata})
+
+
+def another_resource(**spec: object) -> InferenceDeployment:
+    resource = a_resource(**spec)
+    metadata = resource.metadata.model_copy(update={"name": "mail", "uid": "uid-mail"})
+    return resource.model_copy(update={"metadata": metadata})
 
 
 async def test_should_tell_of_the_others_when_one_cannot_be_told_of(caplog: pytest.LogCaptureFixture) -> None:
@@ -169,7 +281,8 @@ async def test_should_tell_of_the_others_when_one_cannot_be_told_of(caplog: pyte
 
     status = "/apis/fleetpack.dev/v1alpha1/namespaces/team/inferencedeployments/mail/status"
     budget = "/apis/policy/v1/namespaces/team/poddisruptionbudgets/mail"
-    assert sorted(objects.patched) == [status, budget]
+    # What accompanies it does not need its status.
+    assert sorted(objects.patched) == [status, BUDGET, budget]
     assert [record.getMessage() for record in caplog.records] == [
         "team/chat: its status cannot be made, and is left as it is; a bug of ours"
     ]

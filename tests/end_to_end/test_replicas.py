@@ -106,6 +106,56 @@ def test_should_make_a_service_that_selects_the_replicas_in_service(fleet: Small
     assert (port["port"], port["targetPort"]) == (80, 8000)
 
 
+def test_should_leave_a_service_and_a_budget_of_somebody_else_alone_and_say_so(fleet: SmallFleet) -> None:
+    fleet.static_pool("a")
+    services = f"/api/v1/namespaces/{fleet.namespace}/services"
+    budgets = f"/apis/policy/v1/namespaces/{fleet.namespace}/poddisruptionbudgets"
+    service = {"selector": {"app": "llama"}, "ports": [{"port": 80}]}
+    # Beside maxUnavailable the API server refuses any minAvailable.
+    budget = {"maxUnavailable": 1, "selector": {"matchLabels": {"app": "llama"}}}
+    fleet.admin.create(services, {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "chat"}, "spec": service})
+    fleet.admin.create(
+        budgets,
+        {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "chat"}, "spec": budget},
+    )
+
+    fleet.deploy("chat", replicas=1, service={"port": 8000})
+
+    told = fleet.says("chat", "Accepted", "Service chat is somebody else's", status="False", reason="NameTaken")
+    assert "PodDisruptionBudget chat is somebody else's" in told["message"]
+    fleet.settled("chat", 1)
+    found = [fleet.admin.get(f"{collection}/chat") for collection in (services, budgets)]
+    assert found[0]["spec"]["selector"] == service["selector"]
+    assert found[1]["spec"] == budget
+    assert [own["metadata"].get("ownerReferences") for own in found] == [None, None]
+    assert "fleetpack" not in [field["manager"] for own in found for field in own["metadata"]["managedFields"]]
+    assert "url" not in fleet.status("chat")
+
+    # Without a Pod: see above.
+    fleet.change("chat", replicas=0)
+    fleet.settled("chat", 0)
+    for collection in (services, budgets):
+        fleet.admin.delete(f"{collection}/chat")
+    fleet.told("chat", "Accepted", status="True")
+    assert fleet.admin.get(f"{services}/chat")["spec"]["selector"]["fleetpack.dev/deployment"] == "chat"
+    assert fleet.admin.get(f"{budgets}/chat")["spec"]["minAvailable"] == 0
+
+
+def test_should_give_a_service_that_two_models_ask_for_to_the_first(fleet: SmallFleet) -> None:
+    path = f"/api/v1/namespaces/{fleet.namespace}/services/front"
+    fleet.deploy("chat", replicas=0, service={"port": 80, "name": "front"})
+    fleet.until(lambda: fleet.status("chat").get("url"), "a Service", "chat")
+
+    fleet.deploy("mail", replicas=0, service={"port": 80, "name": "front"})
+
+    fleet.says("mail", "Accepted", "belongs to InferenceDeployment chat", status="False", reason="NameTaken")
+    assert fleet.admin.get(path)["spec"]["selector"]["fleetpack.dev/deployment"] == "chat"
+    assert fleet.condition("chat", "Accepted")["status"] == "True"
+    # The address may change, in the object that is ours.
+    fleet.change("chat", service={"port": 81})
+    fleet.until(lambda: [own["port"] for own in fleet.admin.get(path)["spec"]["ports"]] == [81], "the new port", "chat")
+
+
 def test_should_launch_a_node_for_replicas_that_have_no_room(fleet: SmallFleet) -> None:
     pool = fleet.pool(simulation={"bootDelay": "1s"})
 

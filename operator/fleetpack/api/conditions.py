@@ -54,6 +54,8 @@ class Reason(StrEnum):
     """A node is claimed by more than one pool."""
     UNKNOWN_POOL = "UnknownPool"
     """A node's label names a pool that does not exist."""
+    NAME_TAKEN = "NameTaken"
+    """A Service or PodDisruptionBudget of the needed name is somebody else's and is left alone; replicas run all the same."""
 
     # Ready
     ALL_REPLICAS_READY = "AllReplicasReady"

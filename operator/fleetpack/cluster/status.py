@@ -8,10 +8,12 @@ nothing but those.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TypeGuard
 
 from fleetpack.api.accelerator_pool import AcceleratorPool, AcceleratorPoolStatus
+from fleetpack.api.conditions import ConditionType, Reason
 from fleetpack.api.inference_deployment import (
     InferenceDeployment,
     InferenceDeploymentStatus,
@@ -36,11 +38,18 @@ TOO_LARGE = 999_999_999.0
 
 
 def deployment_status(
-    resource: InferenceDeployment, report: reports.DeploymentReport, now: float
+    resource: InferenceDeployment,
+    report: reports.DeploymentReport,
+    now: float,
+    obstacles: Mapping[str, str] | None = None,
 ) -> InferenceDeploymentStatus:
-    """Return the status that a report amounts to; times of unchanged conditions are kept."""
-    before = resource.status
-    conditions = _conditions(before.conditions, report.conditions, resource.metadata.generation, now)
+    """Return the status that a report amounts to; times of unchanged conditions are kept.
+
+    `obstacles` are the kinds of which the deployment has no object because somebody else has its name (`Companions.obstacles`).
+    """
+    before, obstacles = resource.status, obstacles or {}
+    wanted = _with_obstacles(report.conditions, obstacles)
+    conditions = _conditions(before.conditions, wanted, resource.metadata.generation, now)
     moved = report.decision.before != report.decision.after
     turned = _essence(before.conditions) != _essence(conditions)
     # Advisory obeys spec.replicas; what Auto would do is the news.
@@ -59,7 +68,7 @@ def deployment_status(
         replicas=report.replicas,
         ready_replicas=report.ready_replicas,
         desired_replicas=desired,
-        url=service_url(resource) or None,
+        url=(service_url(resource) or None) if "Service" not in obstacles else None,
         queue_depth=_whole(report.queue_depth),
         arrival_rate=_rate(rate.value) if isinstance(rate, Measurement) else None,
         usd_per_hour=_money(report.usd_per_hour),
@@ -145,6 +154,20 @@ def _conditions(
             )
         )
     return tuple(sorted(conditions, key=lambda condition: condition.type))
+
+
+def _with_obstacles(
+    conditions: tuple[reports.Condition, ...], obstacles: Mapping[str, str]
+) -> tuple[reports.Condition, ...]:
+    """Take back that a spec can be served as written; what else speaks against it goes first."""
+    if not obstacles:
+        return conditions
+    others = tuple(own for own in conditions if own.type != ConditionType.ACCEPTED or not own.status)
+    if any(own.type == ConditionType.ACCEPTED for own in others):
+        return conditions
+    message = "; ".join(obstacles[kind] for kind in sorted(obstacles))
+    taken = reports.Condition(type=ConditionType.ACCEPTED, status=False, reason=Reason.NAME_TAKEN, message=message)
+    return (*others, taken)
 
 
 def _essence(conditions: tuple[Condition, ...]) -> tuple[tuple[str, str, str], ...]:

@@ -10,9 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import zlib
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,13 +18,14 @@ from fleetpack.api.accelerator_pool import AcceleratorPool, AcceleratorPoolStatu
 from fleetpack.api.conditions import QUIET_REASONS
 from fleetpack.api.inference_deployment import InferenceDeployment, InferenceDeploymentStatus
 from fleetpack.cluster import names
-from fleetpack.cluster.api_client import KubernetesClient, PatchType
+from fleetpack.cluster.api_client import KubernetesClient
+from fleetpack.cluster.companions import Claims, Companions, claims_of
 from fleetpack.cluster.errors import AlreadyExists, Invalid, KubernetesError, NotFound
-from fleetpack.cluster.rendering import Manifest, covers, render_disruption_budget, render_service
+from fleetpack.cluster.rendering import Manifest, render_disruption_budget, render_service
 from fleetpack.cluster.status import deployment_status, pool_status, worth_writing
 from fleetpack.core.decision import Decision
 from fleetpack.core.inputs import Plan
-from fleetpack.core.reports import DeploymentReport
+from fleetpack.core.reports import DeploymentReport, PoolReport
 
 _logger = logging.getLogger(__name__)
 
@@ -36,20 +35,6 @@ UNPOSTED_SECONDS = 60.0
 REPEAT_SECONDS = 30.0
 """An obstacle that comes and goes is told this often at most; one that stays is told once, and its condition stays with it."""
 
-LOOK_AGAIN_SECONDS = 300.0
-"""A Service or budget that somebody has deleted or changed is made good after about this long; one that is well costs one read."""
-
-LOOK_TIMEOUT_SECONDS = 4.0
-"""As for a write (`api_client.WRITE_TIMEOUT_SECONDS`): the next plan's status waits for whoever is slow."""
-
-LOOKS_AT_ONCE = 16
-"""A process that takes over looks at everything: not all of it at once, and so that actions get their turn between the writes."""
-
-_COLLECTIONS = {
-    "Service": "/api/v1/namespaces/{namespace}/services",
-    "PodDisruptionBudget": "/apis/policy/v1/namespaces/{namespace}/poddisruptionbudgets",
-}
-
 
 def _companions(resource: InferenceDeployment, report: DeploymentReport) -> list[Manifest]:
     """Return the objects beside the Pods that a deployment should have now."""
@@ -57,19 +42,6 @@ def _companions(resource: InferenceDeployment, report: DeploymentReport) -> list
     minimum_available = max(0, wanted - resource.spec.disruption.max_unavailable.resolve(wanted))
     service = render_service(resource)
     return [render_disruption_budget(resource, minimum_available), *([service] if service else [])]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Companion:
-    """An object beside the Pods as it was when we looked at it last, or brought it into this form."""
-
-    manifest: Manifest
-    looked_at: float
-
-
-def _seconds_between_looks(key: tuple[str, str]) -> float:
-    """Spread the looks: what was seen at once when a process took over is not seen at once for ever."""
-    return LOOK_AGAIN_SECONDS * (0.8 + 0.4 * (zlib.crc32("/".join(key).encode()) % 1000) / 1000)
 
 
 class Teller:
@@ -85,9 +57,7 @@ class Teller:
         self._unposted: dict[str, tuple[float, Manifest]] = {}
         """Events that the API server has not taken yet, by name, with the time of their decision."""
         self._events = 0
-        self._companions: dict[tuple[str, str], _Companion] = {}
-        """What accompanies a deployment, by its UID and the kind."""
-        self._few_at_once = asyncio.Semaphore(LOOKS_AT_ONCE)
+        self._companions = Companions(client)
         self._failing: set[str] = set()
         """Resources of which nothing could be told last time: keys of deployments, names of pools."""
 
@@ -104,7 +74,7 @@ class Teller:
         """Begin anew, as with a new Lease: somebody else may have written since."""
         self._written.clear()
         self._last.clear()
-        self._companions.clear()
+        self._companions.forget()
 
     async def tell(
         self,
@@ -115,35 +85,54 @@ class Teller:
         """Write what has changed; errors are logged and tried again next time."""
         now = self._clock()
         writes: list[Coroutine[Any, Any, None]] = []
+        claims = claims_of(deployments.values())
         for report in plan.deployments:
             resource = deployments.get(report.deployment)
             if resource is not None and resource.metadata.deletion_timestamp is None:
-                with self._apart(report.deployment):
-                    wanted = deployment_status(resource, report, now)
-                    companions = _companions(resource, report)
-                    path = names.deployment_path(report.deployment, "status")
-                    writes.append(self._write_status(path, resource.metadata.uid, resource.status, wanted, now))
-                    writes.extend(self._ensure(resource, manifest, now) for manifest in companions)
+                writes.append(self._tell_of_deployment(resource, report, claims, now))
         for pool_report in plan.pools:
             pool = pools.get(pool_report.pool)
             if pool is not None:
-                with self._apart(pool_report.pool):
-                    path = f"{names.ACCELERATOR_POOLS}/{pool_report.pool}/status"
-                    wanted_pool = pool_status(pool, pool_report, now)
-                    writes.append(self._write_status(path, pool.metadata.uid, pool.status, wanted_pool, now))
+                writes.append(self._tell_of_pool(pool, pool_report, now))
         writes.extend(self._post(key, now) for key in tuple(self._unposted))
         for result in await asyncio.gather(*writes, return_exceptions=True):
             if isinstance(result, KubernetesError):
-                _logger.warning("telling failed, tried again with the next plan: %s", result)
+                _warn(result)
             elif isinstance(result, BaseException):
                 raise result
         self._forget(deployments, pools)
+
+    async def _tell_of_deployment(
+        self, resource: InferenceDeployment, report: DeploymentReport, claims: Claims, now: float
+    ) -> None:
+        """See to what accompanies a deployment, then write its status, which says what came of that."""
+        with self._apart(report.deployment):
+            companions = _companions(resource, report)
+            if resource.spec.service is None:
+                self._companions.drop(resource, "Service")
+            looks = [self._companions.ensure(resource, manifest, claims, now) for manifest in companions]
+            for result in await asyncio.gather(*looks, return_exceptions=True):
+                if isinstance(result, KubernetesError):
+                    _warn(result)
+                elif isinstance(result, BaseException):
+                    raise result
+            wanted = deployment_status(resource, report, now, self._companions.obstacles(resource))
+            path = names.deployment_path(report.deployment, "status")
+            await self._write_status(path, resource.metadata.uid, resource.status, wanted, now)
+
+    async def _tell_of_pool(self, pool: AcceleratorPool, report: PoolReport, now: float) -> None:
+        with self._apart(report.pool):
+            wanted = pool_status(pool, report, now)
+            path = f"{names.ACCELERATOR_POOLS}/{report.pool}/status"
+            await self._write_status(path, pool.metadata.uid, pool.status, wanted, now)
 
     @contextlib.contextmanager
     def _apart(self, subject: str) -> Iterator[None]:
         """Keep a bug of ours with the one object that shows it; told once for as long as it lasts."""
         try:
             yield
+        except KubernetesError:
+            raise
         except Exception:
             if subject not in self._failing:
                 _logger.exception("%s: its status cannot be made, and is left as it is; a bug of ours", subject)
@@ -172,27 +161,6 @@ class Teller:
         except KubernetesError:
             self._written.pop(uid, None)
             raise
-
-    async def _ensure(self, resource: InferenceDeployment, manifest: Manifest, now: float) -> None:
-        """Give an object that accompanies a deployment its form, and look at it again every few minutes: people change things."""
-        kind, metadata = manifest["kind"], manifest["metadata"]
-        key = (resource.metadata.uid, kind)
-        known = self._companions.get(key)
-        if (
-            known is not None
-            and known.manifest == manifest
-            and 0 <= now - known.looked_at < _seconds_between_looks(key)
-        ):
-            return
-        path = f"{_COLLECTIONS[kind].format(namespace=metadata['namespace'])}/{metadata['name']}"
-        async with self._few_at_once:
-            try:
-                stored = await self._client.get(path, timeout_seconds=LOOK_TIMEOUT_SECONDS)
-            except NotFound:
-                stored = {}
-            if not covers(stored, manifest):
-                await self._client.patch(path, manifest, content_type=PatchType.APPLY, force=True)
-        self._companions[key] = _Companion(manifest=manifest, looked_at=now)
 
     def _is_news(self, decision: Decision, now: float) -> bool:
         """Whether people should be told: a number moved, or another obstacle holds it than the one that was told last."""
@@ -256,10 +224,14 @@ class Teller:
         alive = {resource.metadata.uid for resource in deployments.values()}
         alive |= {pool.metadata.uid for pool in pools.values()}
         self._written = {uid: entry for uid, entry in self._written.items() if uid in alive}
-        self._companions = {key: entry for key, entry in self._companions.items() if key[0] in alive}
+        self._companions.keep(frozenset(alive))
         self._last = {subject: told for subject, told in self._last.items() if subject in deployments}
         self._told_at = {key: at for key, at in self._told_at.items() if key[0] in deployments}
         self._failing &= deployments.keys() | pools.keys()
+
+
+def _warn(error: KubernetesError) -> None:
+    _logger.warning("telling failed, tried again with the next plan: %s", error)
 
 
 def _micro_time(seconds: float) -> str:
