@@ -1,8 +1,9 @@
 """The operator process: what is wired to what, and in which order it starts and stops.
 
 Start: connect, caches, kopf, Lease, loop. Stop (SIGTERM): no new plan, writes on their way end, the Lease is given back, kopf ends.
-A loss of the Lease stops planning at once and keeps the caches. A watch of kopf that fails for good ends the process with an error;
-the kubelet starts it anew, and nothing is lost, since the cluster holds all state.
+A loss of the Lease stops planning at once and keeps the caches. An API server that is away is waited for; caches that hear nothing
+for long turn the probe red, the kubelet starts the process anew once, and that one waits for its first lists. What else kopf cannot bear
+ends the process with an error. Nothing is lost, since the cluster holds all state.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ No index, timer, daemon or change handler is used, so kopf writes nothing to the
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import itertools
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import kopf
@@ -14,6 +15,17 @@ import kopf
 from fleetpack.cluster import names
 from fleetpack.cluster.api_client import KubernetesClient
 from fleetpack.cluster.caches import Caches
+
+
+class EndlessBackoffs:
+    """Seconds between the tries of one request, for as long as it takes; each request begins anew.
+
+    Where they come to an end kopf gives up, and the process with it: an API server that is away for a minute would end all operators at
+    once, into a crash loop that outlasts the outage. What our own caches know, and for how long, the probes say.
+    """
+
+    def __iter__(self) -> Iterator[float]:
+        return itertools.chain((0.5, 1.0, 2.0, 4.0, 8.0), itertools.repeat(15.0))
 
 
 def make_registry(
@@ -71,7 +83,7 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.watching.reconnect_backoff = 1.0
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 5
-    settings.networking.error_backoffs = (0.5, 1, 2, 4, 8, 15)
+    settings.networking.error_backoffs = EndlessBackoffs()
     settings.queueing.worker_limit = None
     settings.queueing.idle_timeout = 1.0
     settings.queueing.exit_timeout = 2.0
