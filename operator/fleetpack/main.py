@@ -1,9 +1,9 @@
 """The operator process: what is wired to what, and in which order it starts and stops.
 
 Start: connect, caches, kopf, Lease, loop. Stop (SIGTERM): no new plan, writes on their way end, the Lease is given back, kopf ends.
-A loss of the Lease stops planning at once and keeps the caches. An API server that is away is waited for; caches that hear nothing
-for long turn the probe red, the kubelet starts the process anew once, and that one waits for its first lists. What else kopf cannot bear
-ends the process with an error. Nothing is lost, since the cluster holds all state.
+A loss of the Lease stops planning at once and keeps the caches. An API server that is away is waited for; caches that hear nothing for
+long turn the probe red, the kubelet starts the process anew once, and that one waits for its first lists. What else kopf cannot
+bear ends the process with an error. Nothing is lost, since the cluster holds all state.
 """
 
 from __future__ import annotations
@@ -38,6 +38,10 @@ _logger = logging.getLogger(__name__)
 STALE_CACHE_SECONDS = 90.0
 """The probe turns red after this long without news; planning has stopped a minute before."""
 
+TELLING_SHARE = 0.5
+"""Status, events, Services and budgets have a bucket of their own of this part of what actions have: a fleet's worth of them, as when a
+process takes over, keeps no action waiting."""
+
 
 async def run_operator(settings: Settings, stopping: asyncio.Event | None = None) -> None:
     """Run one operator until it is told to stop."""
@@ -69,7 +73,11 @@ class _Operator:
             observer=CountingWriteObserver(metrics),
         )
         self.actuator = Actuator(self.writer, time.time)
-        self.teller = Teller(self.writer, time.time, identity)
+        telling = RateLimit(
+            requests_per_second=settings.writes_per_second * TELLING_SHARE,
+            burst=max(1, round(settings.write_burst * TELLING_SHARE)),
+        )
+        self.teller = Teller(self.writer.with_writes(limit=telling), time.time, identity)
         self.settings = settings
         self.loop: ControlLoop | None = None
         self.loop_stopping = asyncio.Event()

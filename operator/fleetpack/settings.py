@@ -24,6 +24,7 @@ class Settings:
     """For /metrics, /livez and /readyz; 0: a free port."""
     writes_per_second: float = 50.0
     write_burst: int = 100
+    """Both of actions; what is told of them has a share of its own beside (`main.TELLING_SHARE`)."""
     record_file: Path | None = None
     """Where planning passes are recorded as JSON lines; None: nowhere."""
     log_format: str = "text"

@@ -87,8 +87,13 @@ def operator() -> None:
     help="Address for /metrics, /livez and /readyz.",
 )
 @click.option("--http-port", default=8080, show_default=True, help="Port for them; 0 takes a free one.")
-@click.option("--writes-per-second", default=50.0, show_default=True, help="Writes to the API server, sustained.")
-@click.option("--write-burst", default=100, show_default=True, help="Writes to the API server at once.")
+@click.option(
+    "--writes-per-second",
+    default=50.0,
+    show_default=True,
+    help="Actions sent to the API server, sustained; status and events have half of that beside.",
+)
+@click.option("--write-burst", default=100, show_default=True, help="Actions sent to the API server at once.")
 @click.option(
     "--record",
     "record_file",
