@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -122,6 +124,23 @@ async def test_should_let_everything_go_on_while_a_plan_is_made_but_the_next_pla
         await eventually(lambda: planner.made >= 2, what="the next plan")
     assert planner.most_at_once == 1
     assert world.applied[0] == (ACTION, world.deployments)
+
+
+async def test_should_plan_while_the_names_of_signals_are_looked_up_slowly(
+    planner: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *asked, **how: answered.wait(60.0) and [])
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(max_workers=6))
+    lookups = [asyncio.create_task(loop.getaddrinfo(f"broker-{number}.test", 80)) for number in range(40)]
+    await asyncio.sleep(0)
+    try:
+        async with running(World(), planner):
+            assert not any(lookup.done() for lookup in lookups)
+    finally:
+        answered.set()
+        await asyncio.wait(lookups)
 
 
 async def test_should_neither_act_nor_tell_when_the_lease_was_lost_meanwhile(planner: Planner) -> None:

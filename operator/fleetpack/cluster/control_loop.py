@@ -16,6 +16,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from fleetpack.api.accelerator_pool import AcceleratorPool
@@ -110,6 +111,8 @@ class ControlLoop:
     _state: State = field(default_factory=State)
     _expectations: Expectations = field(default_factory=Expectations)
     _interpreter: Interpreter = field(init=False)
+    _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="plan"))
+    """Of its own: in asyncio's threads host names of signals are looked up, and a slow name server would hold up the plan."""
     _acting: set[asyncio.Task[None]] = field(default_factory=set)
     _telling: asyncio.Task[None] | None = None
     _led: bool = False
@@ -169,16 +172,16 @@ class ControlLoop:
 
     async def _plan(self, inputs: Inputs) -> Plan:
         """Plan and remember; where some deployments cannot be assessed, around them."""
-        started = time.perf_counter()
+        started, run_apart = time.perf_counter(), asyncio.get_running_loop().run_in_executor
         # At a thousand nodes half a second. plan() is a function of values that nobody changes, and the next pass waits for this one.
         try:
-            found, state = await asyncio.to_thread(plan, inputs, self._state)
+            found, state = await run_apart(self._thread, plan, inputs, self._state)
         except AssessmentError as error:
             for key, cause in error.failures.items():
                 _logger.error("%s cannot be assessed; its replicas stay as they are", key, exc_info=cause)
             self.observer.failed(error)
             inputs, self._state = without_failed(inputs, self._state, error.failures)
-            found, state = await asyncio.to_thread(plan, inputs, self._state)
+            found, state = await run_apart(self._thread, plan, inputs, self._state)
         self.observer.planned(inputs, self._state, found, time.perf_counter() - started)
         self._state = state
         return found
