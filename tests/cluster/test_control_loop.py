@@ -31,6 +31,7 @@ from virtual_time import in_virtual_time
 
 DECISION = Decision(subject="team/chat", kind="replicas", before=1, after=2, reason="QueueAboveTarget", message="")
 ACTION = SetScale(deployment="team/chat", replicas=2, reason="QueueAboveTarget")
+NOW = 1_800_000_000.0
 PLAN = Plan(actions=(ACTION,), decisions=(DECISION,))
 
 
@@ -188,6 +189,25 @@ async def test_should_plan_around_a_deployment_that_cannot_be_assessed(
         ACTION,
         1,
         [("team/chat cannot be assessed; its replicas stay as they are", True)],
+    )
+
+
+async def test_should_go_on_planning_by_the_clock_after_it_was_a_day_ahead_for_a_moment(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World()
+    times: list[float] = []
+
+    for now in (NOW, NOW + 86400.0, NOW + 2.0, NOW + 1.0):
+        world.loop.clock = lambda: now  # noqa: B023
+        await world.loop._pass()
+        times.append(world.loop._state.last_now - NOW)
+
+    logged = [record.getMessage() for record in caplog.records if "clock" in record.getMessage()]
+    # A second back is no reason to forget: the planner's time stands still until then.
+    assert (times, logged) == (
+        [0.0, 86400.0, 2.0, 2.0],
+        ["the clock was set back by 86398 s; what was remembered is forgotten"],
     )
 
 

@@ -42,6 +42,8 @@ TICK_SECONDS = 2.0
 IDLE_SECONDS = 0.1
 LATEST_SECONDS = 1.0
 FAILING_SECONDS = 60.0
+CLOCK_TOLERANCE_SECONDS = 60.0
+"""A clock that is set back further is a fresh start; less is waited for, which costs no more than a fresh start."""
 
 
 class Trigger:
@@ -147,6 +149,13 @@ class ControlLoop:
             # Whatever was remembered is of another time; the caches and status say what there is.
             self._state, self._expectations, self._led = State(), Expectations(), True
             self.teller.forget()
+        elif self.clock() < self._state.last_now - CLOCK_TOLERANCE_SECONDS:
+            # The planner's time never runs backwards: until the clock caught up, nothing would age and nothing be measured.
+            _logger.warning(
+                "the clock was set back by %.0f s; what was remembered is forgotten",
+                self._state.last_now - self.clock(),
+            )
+            self._state, self._expectations = State(), Expectations()
         understood = self._interpreter.understand(self.caches.rows())
         resources = dict(self.caches.deployments.objects)
         credentials = await self.secrets.refresh(resources.values())
