@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from fleetpack.cluster.projections import NodeRow, project_node, project_pod, timestamp_seconds
+from fleetpack.cluster.reflector import ProjectedStore
 from fleetpack.core.cores import parse_cores
 from fleetpack.core.fleet import ForeignPod, Replica, ReplicaPhase, Resources, Taint
 from raw_objects import CREATED_SECONDS, a_raw_node, a_raw_pod
@@ -78,6 +81,37 @@ def test_should_pass_over_foreign_pods_that_hold_no_room(changes: dict[str, obje
 def test_should_name_the_annotation_that_it_cannot_read() -> None:
     with pytest.raises(ValueError, match="'8-x' is neither a core id nor a range"):
         project_pod(a_raw_pod(annotations={"fleetpack.dev/cores": "8-x"}))
+
+
+@pytest.mark.parametrize(
+    ("annotation", "cores"), [("cores", ""), ("allocated-cores", "8-15"), ("draining-since", "8-15")]
+)
+def test_should_keep_a_replica_on_its_node_when_it_is_first_seen_with_an_annotation_that_cannot_be_read(
+    annotation: str, cores: str
+) -> None:
+    store = ProjectedStore(project_pod)
+    raw = a_raw_pod()
+    raw["metadata"]["annotations"][f"fleetpack.dev/{annotation}"] = "see wiki"
+
+    store.put(raw)
+
+    found = store.objects["team", "chat-tp8-0"]
+    assert isinstance(found, Replica)
+    assert (found.node, found.cores, found.cores_count, found.draining_since) == ("node-a", parse_cores(cores), 8, None)
+    assert list(store.unreadable) == [("team", "chat-tp8-0")]
+
+
+def test_should_put_nothing_new_on_a_node_that_is_first_seen_with_health_that_cannot_be_read() -> None:
+    store = ProjectedStore(project_node)
+    raw = a_raw_node()
+    raw["metadata"]["annotations"] = {"fleetpack.dev/unhealthy-cores": "6 and 7"}
+
+    store.put(raw)
+
+    taint = Taint(key="fleetpack.dev/unhealthy-cores", value="unreadable", effect="NoSchedule")
+    whole = project_node(a_raw_node())
+    assert whole is not None
+    assert dict(store.objects) == {("", "node-a"): replace(whole, taints=(taint,))}
 
 
 def test_should_read_a_node_of_a_pool_whole() -> None:

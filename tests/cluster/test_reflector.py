@@ -16,7 +16,14 @@ from eventually import WAIT_LIMIT_SECONDS, eventually
 from fault_proxy import CutStream, DelayEvents, DropEvents, ErrorEvent, FaultProxy, Match, RefuseRequest
 from fleetpack.cluster.api_client import Json, KubernetesClient, Selector, WatchEvent, resource_path
 from fleetpack.cluster.errors import Forbidden, KubernetesError, ServerError
-from fleetpack.cluster.reflector import Key, ProjectedStore, Reflector, ReflectorSettings, Unreadable
+from fleetpack.cluster.reflector import (
+    Key,
+    PartlyReadableError,
+    ProjectedStore,
+    Reflector,
+    ReflectorSettings,
+    Unreadable,
+)
 from virtual_time import in_virtual_time
 
 cluster_test = pytest.mark.cluster
@@ -82,6 +89,27 @@ def test_should_keep_what_it_last_read_of_an_object_that_it_no_longer_can() -> N
     assert store.unreadable == {("n", "a"): unreadable}
     assert store.put(raw_object("a", "1", version="4")), "being readable again is"
     assert store.unreadable == {}
+
+
+def test_should_go_by_what_it_can_read_until_it_has_read_the_whole() -> None:
+    def project(raw: dict[str, Any]) -> Any:
+        if raw["x"] < 0:
+            raise PartlyReadableError("x is negative", ("part", raw["x"]))
+        return raw["x"]
+
+    store = ProjectedStore(project)
+    seen = []
+    for x in (-1, -2, -2, 3, -4):
+        changed = store.put({"metadata": {"name": "a", "namespace": "n", "uid": "u1"}, "x": x})
+        seen.append((changed, store.objects["n", "a"], len(store.unreadable)))
+
+    assert seen == [
+        (True, ("part", -1), 1),
+        (True, ("part", -2), 1),
+        (False, ("part", -2), 1),
+        (True, 3, 0),
+        (True, 3, 1),
+    ]
 
 
 def test_should_not_mistake_the_former_bearer_of_a_name_for_an_unreadable_object() -> None:

@@ -80,6 +80,25 @@ def test_should_add_cores_place_labels_and_owner_to_the_template_and_nothing_els
     }
 
 
+def test_should_not_take_over_what_was_said_of_the_pod_that_a_template_was_made_from() -> None:
+    annotations = {
+        "fleetpack.dev/cores": "0-7",
+        "fleetpack.dev/allocated-cores": "0-7",
+        "fleetpack.dev/draining-since": "2026-11-24T12:00:00Z",
+        "fleetpack.dev/template-hash": "old",
+        "fleetpack.dev/simulated-startup-seconds": "30",
+        "team": "search",
+    }
+    template = {**a_resource().spec.template, "metadata": {"annotations": annotations}}
+
+    assert render_pod(a_resource(template=template), an_order(), INF2)["metadata"]["annotations"] == {
+        "fleetpack.dev/simulated-startup-seconds": "30",
+        "team": "search",
+        "fleetpack.dev/template-hash": "h",
+        "fleetpack.dev/cores": "8-15",
+    }
+
+
 def test_should_give_cores_to_the_serving_container_only() -> None:
     containers = [{"name": "proxy", "image": "p"}, {"name": "server", "image": "s"}]
     resource = a_resource(template={"spec": {"containers": containers}}, servingContainer="server")

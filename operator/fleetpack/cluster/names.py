@@ -20,6 +20,10 @@ UNHEALTHY_CORES_ANNOTATION = f"{GROUP}/unhealthy-cores"
 """On a node: the cores that its device plugin has taken out, `6-7`; empty or absent: none."""
 TEMPLATE_HASH_ANNOTATION = f"{GROUP}/template-hash"
 DRAINING_SINCE_ANNOTATION = f"{GROUP}/draining-since"
+POD_ANNOTATIONS = frozenset(
+    {CORES_ANNOTATION, ALLOCATED_CORES_ANNOTATION, TEMPLATE_HASH_ANNOTATION, DRAINING_SINCE_ANNOTATION}
+)
+"""What only fleetpack says of a Pod."""
 BOOT_SECONDS_ANNOTATION = f"{GROUP}/simulated-boot-seconds"
 """On a simulated node: how long it takes to become Ready."""
 KWOK_NODE_ANNOTATION = "kwok.x-k8s.io/node"

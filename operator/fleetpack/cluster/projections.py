@@ -2,19 +2,21 @@
 
 A fleet's Pods are many and large, so nothing of them is kept but what a plan needs. Rows compare by value: a heartbeat that
 changes nothing in the row wakes nobody. A projection raises `ValueError` on what it cannot read; the cache then names the object
-as unreadable, and everything else goes on.
+as unreadable, and everything else goes on. Anybody can write annotations: where one of ours cannot be read, the error holds a row that
+is as careful as can be without it, for a cache that has never seen the object otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from fleetpack.api.values import Quantity
 from fleetpack.cluster import names
 from fleetpack.cluster.node_health import devices_out_by_condition
+from fleetpack.cluster.reflector import PartlyReadableError
 from fleetpack.core.cores import parse_cores
 from fleetpack.core.fleet import ForeignPod, Labels, Replica, ReplicaPhase, Resources, Taint
 from fleetpack.core.templates import pod_requests
@@ -26,6 +28,10 @@ ACCELERATOR_PREFIXES = (
     "google.com/tpu",
     "habana.ai/gaudi",
 )
+T = TypeVar("T")
+
+UNREADABLE_HEALTH = Taint(key=names.UNHEALTHY_CORES_ANNOTATION, value="unreadable", effect="NoSchedule")
+"""Nobody knows which cores are out: what runs there stays, and nothing new comes."""
 _ENDED = ("Succeeded", "Failed")
 
 
@@ -77,7 +83,9 @@ def project_node(raw: Mapping[str, Any]) -> NodeRow | None:
     ready = condition is not None and condition.get("status") == "True"
     changed_at = (condition or {}).get("lastTransitionTime")
     allocatable = status.get("allocatable") or {}
-    return NodeRow(
+    errors: list[ValueError] = []
+    unhealthy = (metadata.get("annotations") or {}).get(names.UNHEALTHY_CORES_ANNOTATION, "")
+    row = NodeRow(
         name=metadata["name"],
         uid=metadata["uid"],
         labels=tuple(sorted(labels.items())),
@@ -99,9 +107,21 @@ def project_node(raw: Mapping[str, Any]) -> NodeRow | None:
             pods=_amount(allocatable.get("pods"), 1),
             accelerator_cores=sum(_amount(allocatable.get(name), 1) for name in ACCELERATOR_PREFIXES),
         ),
-        unhealthy_cores=parse_cores((metadata.get("annotations") or {}).get(names.UNHEALTHY_CORES_ANNOTATION, "")),
+        unhealthy_cores=_read(parse_cores, unhealthy, 0, errors),
         unhealthy_devices=devices_out_by_condition(status.get("conditions") or ()),
     )
+    if errors:
+        raise PartlyReadableError(str(errors[0]), replace(row, taints=tuple(sorted((*row.taints, UNREADABLE_HEALTH)))))
+    return row
+
+
+def _read(reading: Callable[[str], T], text: str, absent: T, errors: list[ValueError]) -> T:
+    """Return what an annotation says; one that cannot be read is as good as absent, and its error is added to `errors`."""
+    try:
+        return reading(text) if text else absent
+    except ValueError as error:
+        errors.append(error)
+        return absent
 
 
 def _amount(value: object, scale: int) -> int:
@@ -142,21 +162,22 @@ def _foreign_cores(metadata: Mapping[str, Any]) -> int:
 def _replica(raw: Mapping[str, Any], labels: Mapping[str, str]) -> Replica:
     metadata, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
     annotations = metadata.get("annotations") or {}
-    planned = parse_cores(annotations.get(names.CORES_ANNOTATION, ""))
-    allocated = annotations.get(names.ALLOCATED_CORES_ANNOTATION)
+    errors: list[ValueError] = []
+    planned = _read(parse_cores, annotations.get(names.CORES_ANNOTATION, ""), 0, errors)
+    allocated = _read(parse_cores, annotations.get(names.ALLOCATED_CORES_ANNOTATION, ""), planned, errors)
     requests = _all_requests(raw)
     conditions: list[Mapping[str, Any]] = status.get("conditions") or []
     condition: Mapping[str, Any] = next((entry for entry in conditions if entry.get("type") == "Ready"), {})
     ready = condition.get("status") == "True"
-    draining_since = annotations.get(names.DRAINING_SINCE_ANNOTATION)
-    return Replica(
+    draining_since = annotations.get(names.DRAINING_SINCE_ANNOTATION, "")
+    replica = Replica(
         deployment=f"{metadata['namespace']}/{labels[names.DEPLOYMENT_LABEL]}",
         variant=labels[names.VARIANT_LABEL],
         name=metadata["name"],
         uid=metadata["uid"],
         resource_version=metadata["resourceVersion"],
         node=spec.get("nodeName") or _planned_node(spec),
-        cores=parse_cores(allocated) if allocated else planned,
+        cores=allocated,
         cores_count=requests.accelerator_cores,
         planned_cores=planned,
         phase=_phase(raw, labels, ready),
@@ -166,10 +187,13 @@ def _replica(raw: Mapping[str, Any], labels: Mapping[str, str]) -> Replica:
         ready_at=timestamp_seconds(condition["lastTransitionTime"])
         if ready and "lastTransitionTime" in condition
         else None,
-        draining_since=timestamp_seconds(draining_since) if draining_since else None,
+        draining_since=_read(timestamp_seconds, draining_since, None, errors),
         address=status.get("podIP") or "",
         failure=status.get("reason") or status.get("message") or "",
     )
+    if errors:
+        raise PartlyReadableError(str(errors[0]), replica)
+    return replica
 
 
 def _phase(raw: Mapping[str, Any], labels: Mapping[str, str], ready: bool) -> ReplicaPhase:

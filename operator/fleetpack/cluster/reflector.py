@@ -8,7 +8,7 @@ watch after 20 s, and a bookmark, an event, an accepted watch and an orderly end
 Failure: `run` never ends by itself. A broken stream is taken up again where it stopped, everything else starts with a list, both
 with growing pauses. Each cause of an outage is logged when it first shows, and once a minute while it lasts; `counts` has them all. An
 object that the projection cannot read harms only itself: it is put in `unreadable` with its error, and its last readable value stays
-(a Pod that we no longer understand still owns its cores). Not for use by several threads.
+(a Pod that we no longer understand still owns its cores); without one, what could be read of it counts. Not for several threads.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from fleetpack.cluster.api_client import (
     LIST_PAGE_LIMIT,
@@ -89,6 +89,16 @@ class ReflectorCounts:
 class _Entry(Generic[T]):
     uid: str
     value: T
+    partial: bool = False
+    """Whether it is of an object that was never read whole."""
+
+
+class PartlyReadableError(ValueError):
+    """Something in an object cannot be read; `value` is what the rest of it says, for those who know nothing better."""
+
+    def __init__(self, message: str, value: object) -> None:
+        super().__init__(message)
+        self.value = value
 
 
 class ProjectedStore(Generic[T]):
@@ -118,6 +128,12 @@ class ProjectedStore(Generic[T]):
             message = f"{type(error).__name__}: {error}"
             self._unreadable[key] = Unreadable(uid=uid, resource_version=resource_version, error=message)
             _logger.warning("cannot read %s/%s (uid %s): %s", *key, uid, message)
+            before = self._entries.get(key)
+            if isinstance(error, PartlyReadableError) and (before is None or before.partial):
+                rest = cast(T, error.value)
+                self._entries[key] = _Entry(uid=uid, value=rest, partial=True)
+                self._values[key] = rest
+                changed |= before is None or before.value != rest
             return changed or known is None or known.error != message
         changed |= self._unreadable.pop(key, None) is not None
         if value is None:

@@ -1,7 +1,7 @@
 """The Kubernetes objects that fleetpack makes: a replica's Pod, a deployment's Service, a simulated node. Pure functions.
 
 A Pod is the user's template with exactly what placement needs added: cores on the serving container, affinity to one node,
-labels, annotations, an owner. Nothing the user wrote is taken away.
+labels, annotations, an owner. Nothing the user wrote is taken away, but annotations that are fleetpack's own words about a Pod.
 """
 
 from __future__ import annotations
@@ -49,8 +49,12 @@ def render_pod(resource: InferenceDeployment, action: CreateReplica, instance_ty
         for container in spec["containers"]
     ]
     spec["affinity"] = _with_node(spec.get("affinity") or {}, action.node)
+    # A template made from a Pod that ran has its annotations too: they would be believed to be this Pod's.
+    written = {
+        key: text for key, text in (metadata.get("annotations") or {}).items() if key not in names.POD_ANNOTATIONS
+    }
     annotations = {
-        **(metadata.get("annotations") or {}),
+        **written,
         names.TEMPLATE_HASH_ANNOTATION: action.template_hash,
     }
     if action.cores:
