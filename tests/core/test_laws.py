@@ -310,7 +310,7 @@ def test_should_hold_cores_for_whatever_may_have_happened(outcome: Outcome) -> N
     surely_not = outcome in (Outcome.FAILED, Outcome.NOT_SENT)
     assert [replica.cores for replica in found.replicas] == ([] if surely_not else [0xFF])
     assert [replica.outcome_unknown for replica in found.replicas] == (
-        [] if surely_not else [outcome is Outcome.UNKNOWN]
+        [] if surely_not else [outcome in (Outcome.UNKNOWN, Outcome.NAME_TAKEN)]
     )
     assert project(found, issued, (a_deployment(),)) == found
 

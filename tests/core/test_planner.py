@@ -5,7 +5,7 @@ from dataclasses import replace
 from builders import NOW, QUEUE, a_deployment, a_node, a_pool, a_replica, a_sample, said, some_inputs
 from fleetpack.core.decision import IssuedAction, Outcome
 from fleetpack.core.deployments import Mode
-from fleetpack.core.fleet import PoolProvider, ReplicaPhase
+from fleetpack.core.fleet import ForeignPod, PoolProvider, ReplicaPhase, Resources
 from fleetpack.core.planner import plan
 from fleetpack.core.state import State
 
@@ -45,6 +45,30 @@ def test_should_keep_the_cores_of_an_unknown_outcome_and_not_count_on_it() -> No
     second, _ = plan(some_inputs(now=NOW + 5, issued=issued), state)
 
     assert said(second) == ["create chat-tp8-1 on node-a cores 8-15"]
+
+
+def test_should_take_the_next_name_when_a_pod_outside_the_books_bears_the_first() -> None:
+    # The last room for a replica, whose cores are kept while the bearer of the name may be our own Pod of a moment ago.
+    nodes = (a_node(instance_type="inf2.24xlarge"),)
+    state, issued, log = State(), (), []
+    for tick in range(0, 24, 2):
+        found, state = plan(some_inputs(now=NOW + tick, nodes=nodes, issued=issued), state)
+        log += [(tick, line) for line in said(found) if line.startswith("create")]
+        names = [action for action in found.actions if getattr(action, "name", "") == "chat-tp8-0"]
+        if names:
+            issued = (IssuedAction(action=names[0], issued_at=NOW + tick, outcome=Outcome.NAME_TAKEN),)
+        elif issued and NOW + tick - issued[0].issued_at >= 10:
+            issued = ()
+
+    assert log[:2] == [(0, "create chat-tp8-0 on node-a cores 0-7"), (12, "create chat-tp8-1 on node-a cores 0-7")]
+
+
+def test_should_not_ask_for_the_name_of_a_pod_that_was_taken_out_of_the_books() -> None:
+    quarantined = ForeignPod(name="default/chat-tp8-0", node="node-a", requests=Resources(pods=1), cores=0xFF)
+
+    found, _ = plan(some_inputs(foreign_pods=(quarantined,)), State())
+
+    assert said(found) == ["create chat-tp8-1 on node-a cores 8-15"]
 
 
 def test_should_hold_everything_when_the_cluster_was_not_seen_for_long() -> None:

@@ -83,7 +83,8 @@ class Actuator:
             except (AlreadyExists, NotFound) as error:
                 # The name is taken or the object is gone: the caches will show it, and the next plan goes from there.
                 done = isinstance(error, NotFound) and isinstance(action, DeleteReplica | RemoveNode)
-                outcome = Outcome.DONE if done else Outcome.UNKNOWN
+                taken = isinstance(error, AlreadyExists) and isinstance(action, CreateReplica)
+                outcome = Outcome.DONE if done else Outcome.NAME_TAKEN if taken else Outcome.UNKNOWN
                 return ActionResult(action=action, outcome=outcome, detail=str(error))
             except (DeliveryUnknown, ServerError, TooManyRequests) as error:
                 # A server in trouble says nothing about what was asked for: no blame, and the wait of an unknown outcome.

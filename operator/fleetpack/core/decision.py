@@ -109,6 +109,8 @@ class Outcome(StrEnum):
     """The API server said yes; the caches have not shown it yet."""
     UNKNOWN = "unknown"
     """No answer in time: it may have happened. It reserves what it would take and gives nothing."""
+    NAME_TAKEN = "name-taken"
+    """There is an object of that name, perhaps our own of a moment ago: unknown, until the caches show whose it is."""
     NOT_SENT = "not-sent"
     """It surely did not happen, and nobody is to blame: no connection, or the lease was about to end."""
     FAILED = "failed"

@@ -1,7 +1,7 @@
 """A snapshot, looked up by name: made once a pass, so that no deployment searches the whole fleet.
 
-Boundary: holds nothing that the snapshot does not hold. Every order is the snapshot's own. It does no input or output and cannot
-fail; what is absent has no entry.
+Boundary: holds nothing that the snapshot does not hold, but names that were refused. Every order is the snapshot's own. It does no
+input or output and cannot fail; what is absent has no entry.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fleetpack.catalog import InstanceType
 from fleetpack.core.departures import Departure, departing_nodes, departure_of
 from fleetpack.core.fleet import FleetSnapshot, Node, Replica
+from fleetpack.core.state import TakenName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +25,7 @@ class FleetIndex:
     replicas: Mapping[str, tuple[Replica, ...]]
     """By deployment."""
     names: Mapping[str, frozenset[str]]
-    """Names of the replicas of each namespace: what a new one cannot be called."""
+    """Names of the Pods of each namespace, as far as they are known: what a new replica cannot be called."""
     offers: Mapping[str, tuple[tuple[InstanceType, float | None], ...]]
     """By pool: each instance type that it has or may launch, with its price; every pair once."""
 
@@ -42,13 +43,18 @@ class FleetIndex:
         return {name: departure for name, departure in found if departure is not None}
 
 
-def index_fleet(snapshot: FleetSnapshot, now: float) -> FleetIndex:
-    """Return the index of a snapshot as it is at `now`."""
+def index_fleet(snapshot: FleetSnapshot, now: float, taken_names: tuple[TakenName, ...] = ()) -> FleetIndex:
+    """Return the index of a snapshot as it is at `now`; `taken_names` are those of Pods that it does not show."""
     replicas: dict[str, list[Replica]] = {}
     names: dict[str, set[str]] = {}
     for replica in snapshot.replicas:
         replicas.setdefault(replica.deployment, []).append(replica)
         names.setdefault(replica.deployment.partition("/")[0], set()).add(replica.name)
+    for pod in snapshot.foreign_pods:
+        namespace, _, name = pod.name.partition("/")
+        names.setdefault(namespace, set()).add(name)
+    for taken in taken_names:
+        names.setdefault(taken.namespace, set()).add(taken.name)
     offers: dict[str, dict[tuple[str, float | None], InstanceType]] = {pool.name: {} for pool in snapshot.pools}
     for node in snapshot.nodes:
         if node.pool in offers:

@@ -1,7 +1,8 @@
 """Actions issued and not yet seen: the snapshot as it will be.
 
 Caches are always a little behind our own writes. What is pending or done is taken as having happened; what is unknown takes
-its cores, its name and its money, but nobody counts on it; what failed teaches back-off. A replica whose removal the API server
+its cores, its name and its money, but nobody counts on it; what failed teaches back-off, and a name that is taken is not tried
+again for a while. A replica whose removal the API server
 has not confirmed is marked, because it may be refused: a surge counts it. Nothing else in the core knows that actions take time.
 """
 
@@ -22,7 +23,7 @@ from fleetpack.core.decision import (
 )
 from fleetpack.core.deployments import Deployment, Mode
 from fleetpack.core.fleet import LIVE_PHASES, FleetSnapshot, Node, Pool, Replica, ReplicaPhase, Resources
-from fleetpack.core.state import Blocked, SetAside, State
+from fleetpack.core.state import Blocked, SetAside, State, TakenName
 
 LAUNCH_BACK_OFF_SECONDS = 30.0
 """First wait after a launch that the provider refused; doubles up to the maximum below."""
@@ -122,7 +123,7 @@ def _requested(action: CreateReplica, entry: IssuedAction, requests: Resources) 
         template_hash=action.template_hash,
         requests=replace(requests, accelerator_cores=action.cores_count),
         created_at=entry.issued_at,
-        outcome_unknown=entry.outcome is Outcome.UNKNOWN,
+        outcome_unknown=entry.outcome in (Outcome.UNKNOWN, Outcome.NAME_TAKEN),
     )
 
 
@@ -164,7 +165,7 @@ def _changed(replica: Replica, entry: IssuedAction) -> Replica:
 
 
 def learn_from_failures(state: State, issued: tuple[IssuedAction, ...], now: float) -> State:
-    """Set aside what was refused: launches by pool and type, creations by deployment."""
+    """Set aside what was refused: launches by pool and type, creations by deployment, and names that are taken."""
     blocked = {(entry.pool, entry.instance_type): entry for entry in state.blocked}
     deployments = {entry.deployment: entry for entry in state.deployments}
     for entry in issued:
@@ -191,7 +192,18 @@ def learn_from_failures(state: State, issued: tuple[IssuedAction, ...], now: flo
         state,
         blocked=tuple(entry for _, entry in sorted(blocked.items()) if entry.until > forget_before),
         deployments=tuple(entry for _, entry in sorted(deployments.items())),
+        taken_names=_taken_names(state, issued, now),
     )
+
+
+def _taken_names(state: State, issued: tuple[IssuedAction, ...], now: float) -> tuple[TakenName, ...]:
+    """Return the names that are not tried again yet. A Pod whose labels somebody took away holds its name for as long as it lives."""
+    taken = {(entry.namespace, entry.name): entry for entry in state.taken_names if entry.until > now}
+    for entry in issued:
+        if entry.outcome is Outcome.NAME_TAKEN and isinstance(entry.action, CreateReplica):
+            key = entry.action.deployment.partition("/")[0], entry.action.name
+            taken[key] = TakenName(namespace=key[0], name=key[1], until=now + MAXIMUM_BACK_OFF_SECONDS)
+    return tuple(entry for _, entry in sorted(taken.items()))
 
 
 def set_aside(state: State, refused: tuple[tuple[str, str, str], ...], now: float, first_seconds: float) -> State:

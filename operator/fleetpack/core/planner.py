@@ -46,7 +46,7 @@ def plan(inputs: Inputs, state: State) -> tuple[Plan, State]:
     state = inflight.learn_from_failures(replace(state, last_now=now), inputs.issued, now)
     snapshot = inflight.project(inflight.without_lost_launches(inputs.snapshot, now), inputs.issued, inputs.deployments)
     inputs = replace(inputs, deployments=inflight.project_scales(inputs.deployments, inputs.issued))
-    fleet = index_fleet(snapshot, now)
+    fleet = index_fleet(snapshot, now, state.taken_names)
     # 1-6: observe, demand, forecast, size, stabilise, budget: each deployment by itself
     assessments, state = _assess_all(inputs, fleet, state, now)
     if inputs.cache_age_seconds > STALE_CACHE_SECONDS:

@@ -159,6 +159,15 @@ class Blocked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TakenName:
+    """A name that a new replica could not have, until a time: its bearer may be a Pod that the snapshot does not show."""
+
+    namespace: str
+    name: str
+    until: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class State:
     """Everything that the core remembers."""
 
@@ -166,6 +175,7 @@ class State:
     deployments: tuple[DeploymentState, ...] = ()
     set_aside: tuple[SetAside, ...] = ()
     blocked: tuple[Blocked, ...] = ()
+    taken_names: tuple[TakenName, ...] = ()
     empty_since: tuple[tuple[str, float], ...] = ()
     """Nodes without a replica, and since when."""
     unplaced_since: tuple[tuple[str, float], ...] = ()
