@@ -82,7 +82,7 @@ def control_loop(operator: _Operator, **parts: Any) -> ControlLoop:
             "reader": Mock(),
             "secrets": AsyncMock(),
             "actuator": Mock(),
-            "teller": AsyncMock(),
+            "teller": Mock(tell=AsyncMock()),
             "is_leading": lambda: False,
             "clock": time.time,
             **parts,
