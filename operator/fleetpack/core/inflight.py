@@ -2,8 +2,8 @@
 
 Caches are always a little behind our own writes. What is pending or done is taken as having happened; what is unknown takes
 its cores, its name and its money, but nobody counts on it; what failed teaches back-off, and a name that is taken is not tried
-again for a while. A replica whose removal the API server
-has not confirmed is marked, because it may be refused: a surge counts it. Nothing else in the core knows that actions take time.
+again for a while. A replica whose removal the API server has not confirmed is marked, because it may be refused: a surge counts it.
+Nothing else in the core knows that actions take time.
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ class SimulatedCluster:
     def _create(self, action: CreateReplica) -> Refusal:
         key = f"{action.deployment.partition('/')[0]}/{action.name}"
         if key in self.pods:
-            return Outcome.UNKNOWN, f"pod {key}: already exists"
+            return Outcome.NAME_TAKEN, f"pod {key}: already exists"
         if action.deployment not in self.deployments:
             return Outcome.FAILED, f"{action.deployment}: not found"
         variant = self.deployments[action.deployment].variant(action.variant)
