@@ -6,21 +6,29 @@ from typing import Any
 
 import pytest
 
+from cluster_fixtures import Cluster
 from fleetpack.api.inference_deployment import InferenceDeployment
 from fleetpack.cluster.api_client import KubernetesClient
 from fleetpack.cluster.companions import Companions
 from fleetpack.cluster.errors import KubernetesError
 from fleetpack.cluster.rendering import Manifest, covers, render_disruption_budget, render_service
-from raw_objects import a_resource
+from installation import install
+from raw_objects import a_raw_resource
 
 pytestmark = pytest.mark.cluster
 
 
-def in_namespace(namespace: str) -> InferenceDeployment:
-    resource = a_resource(service={"port": 8000})
-    return resource.model_copy(
-        update={"metadata": resource.metadata.model_copy(update={"namespace": namespace, "uid": namespace})}
-    )
+@pytest.fixture(scope="module", autouse=True)
+def definitions(cluster: Cluster) -> None:
+    with cluster.client() as client:
+        install(client)
+
+
+async def created(client: KubernetesClient, namespace: str) -> InferenceDeployment:
+    """A deployment that the server knows: what has an owner that it does not know, its controllers remove."""
+    raw = {**a_raw_resource(service={"port": 8000}), "metadata": {"name": "chat"}}
+    path = f"/apis/fleetpack.dev/v1alpha1/namespaces/{namespace}/inferencedeployments"
+    return InferenceDeployment.parse(await client.create(path, raw))
 
 
 def service_of(resource: InferenceDeployment) -> Manifest:
@@ -32,7 +40,7 @@ def service_of(resource: InferenceDeployment) -> Manifest:
 async def test_should_find_what_the_api_server_has_stored_as_it_was_wanted(
     direct: KubernetesClient, namespace: str
 ) -> None:
-    resource, companions = in_namespace(namespace), Companions(direct)
+    resource, companions = await created(direct, namespace), Companions(direct)
     wanted = [service_of(resource), render_disruption_budget(resource, 0)]
     paths = [
         f"/api/v1/namespaces/{namespace}/services/chat",
@@ -51,7 +59,7 @@ async def test_should_find_what_the_api_server_has_stored_as_it_was_wanted(
 async def test_should_not_take_what_has_come_since_the_look(
     direct: KubernetesClient, namespace: str, seen: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    resource, companions = in_namespace(namespace), Companions(direct)
+    resource, companions = await created(direct, namespace), Companions(direct)
     collection = f"/api/v1/namespaces/{namespace}/services"
     theirs: dict[str, Any] = {"selector": {"app": "llama"}, "ports": [{"port": 80}]}
     await direct.create(collection, {"metadata": {"name": "chat"}, "spec": theirs})

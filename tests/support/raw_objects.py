@@ -11,12 +11,17 @@ CREATED_SECONDS = 1_795_521_600.0
 
 
 def a_resource(**spec: Any) -> InferenceDeployment:
+    return InferenceDeployment.parse(a_raw_resource(**spec))
+
+
+def a_raw_resource(**spec: Any) -> dict[str, Any]:
+    """An InferenceDeployment as the API server gives it."""
     container = {
         "name": "server",
         "image": "example.com/engine:1",
         "resources": {"requests": {"cpu": "2", "memory": "4Gi"}},
     }
-    raw = {
+    return {
         "apiVersion": "fleetpack.dev/v1alpha1",
         "kind": "InferenceDeployment",
         "metadata": {"name": "chat", "namespace": "team", "uid": "uid-chat", "generation": 3, "resourceVersion": "7"},
@@ -27,7 +32,6 @@ def a_resource(**spec: Any) -> InferenceDeployment:
             **spec,
         },
     }
-    return InferenceDeployment.parse(raw)
 
 
 def a_raw_pod(*, status: dict[str, Any] | None = None, node: str = "node-a", **metadata: Any) -> dict[str, Any]:

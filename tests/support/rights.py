@@ -87,15 +87,16 @@ def refused(records: Iterable[RequestRecord]) -> set[Right | None]:
 
 
 def refused_and_granted_later(records: Iterable[RequestRecord]) -> set[Right]:
-    """Return the rights of which a request was refused and a later one went through."""
+    """Return the rights of which a request was refused and a later one went through; who may not look hears of no object at all."""
     before: set[Right | None] = set()
     found: set[Right] = set()
     for record in records:
         right = right_of(record)
         if record.status == 403:
             before.add(right)
-        elif right is not None and right in before and record.status is not None and record.status < 300:
-            found.add(right)
+        elif right is not None and right in before and record.status is not None:
+            nothing_there = record.verb == "get" and record.status == 404
+            found |= {right} if record.status < 300 or nothing_there else set()
     return found
 
 
