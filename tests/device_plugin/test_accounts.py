@@ -99,7 +99,7 @@ def test_should_believe_the_kubelet_where_it_gives_the_same_cores_anew() -> None
     accounts = observed(Accounts(), reading(1.0, holding("a", "0-3")), live("a"))
     assert granted(accounts, grant("2-5", 2.0)) == Accounts(grants=(grant("2-5", 2.0),))
     accounts = observed(accounts, reading(2.0, holding("b", "2-5")), live("a", "b"))
-    assert set(accounts.held_by_pod) == {"default/b"}
+    assert set(accounts.held_by({})) == {"default/b"}
 
 
 def test_should_not_mistake_a_gift_of_the_other_resource_for_a_new_owner() -> None:

@@ -91,6 +91,20 @@ async def test_should_give_a_plan_to_its_pod_and_not_to_an_older_foreign_pod_of_
     assert not foreign.ids & planned.ids
 
 
+async def test_should_keep_the_plan_of_a_pod_that_has_the_name_of_one_that_has_just_ended(kubelet: KubeletSide) -> None:
+    board = PodBoard(node_pod("chat-0", "0-1"))
+    async with running_plugin(kubelet.folder, board) as running:
+        await registered(kubelet)
+        await kubelet.admit("default/chat-0", 2)
+        board.start("chat-0")
+        await running.plugin.refresh()
+        # Between the end of the one and the other's question the kubelet's list is not read.
+        kubelet.end("default/chat-0")
+        board.put(replace(node_pod("chat-0", "6-7"), uid="uid-of-another"))
+        again = await kubelet.admit("default/chat-0", 2)
+    assert again.ids == cores("6-7")
+
+
 async def test_should_complete_a_swap_that_the_kubelets_list_shows_already(kubelet: KubeletSide) -> None:
     board = PodBoard(node_pod("elder", "0-1"), node_pod("younger", "10-11"))
     async with running_plugin(kubelet.folder, board) as running:

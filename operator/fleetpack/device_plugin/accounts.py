@@ -12,8 +12,8 @@ Pure: an `Accounts` value goes in with what was seen, and comes out changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from fleetpack.device_plugin.silicon import NeuronResource
 
@@ -71,6 +71,8 @@ class Kept:
 
     holding: Holding
     missing_since: float | None = None
+    uid: str = ""
+    """Of the Pod that had the name when the list showed it first; empty: not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,12 +101,16 @@ class Accounts:
         """What another plugin gave to Pods that may still run."""
         return tuple(kept.holding for kept in self.kept if kept.holding.foreign)
 
-    @property
-    def held_by_pod(self) -> dict[str, int]:
-        """The cores of each Pod that holds any."""
+    def held_by(self, uids: Mapping[str, str]) -> dict[str, int]:
+        """Return the cores of each Pod that holds any, by name; `uids` are those of today's Pods.
+
+        What the list leaves out was another Pod's where the name has passed on: names of replicas are used again.
+        """
         masks: dict[str, int] = {}
         for kept in self.kept:
-            masks[kept.holding.pod] = masks.get(kept.holding.pod, 0) | kept.holding.cores
+            pod = kept.holding.pod
+            if kept.missing_since is None or not kept.uid or uids.get(pod, kept.uid) == kept.uid:
+                masks[pod] = masks.get(pod, 0) | kept.holding.cores
         return masks
 
 
@@ -113,6 +119,8 @@ class LivePods:
     """The Pods of this node that have not ended, as the API server tells."""
 
     names: frozenset[str]
+    uids: Mapping[str, str] = field(default_factory=dict)
+    """By name, as far as they are known."""
     any_init_requests: bool = False
     """Whether an init container asks for cores: the kubelet's list does not show those, so no grant may be given up."""
 
@@ -144,7 +152,8 @@ def observed(accounts: Accounts, reading: Reading, live: LivePods | None) -> Acc
     late = tuple(grant for grant in still_granted if grant.granted_at >= reading.started_at)
     early = tuple(grant for grant in still_granted if grant.granted_at < reading.started_at)
     still_kept, early = _without_overlap(still_kept, early, reading.holdings)
-    kept = sorted((*(Kept(holding=holding) for holding in reading.holdings), *still_kept), key=_kept_order)
+    shown = (Kept(holding=holding, uid=_uid(holding, accounts, live)) for holding in reading.holdings)
+    kept = sorted((*shown, *still_kept), key=_kept_order)
     return Accounts(kept=tuple(kept), grants=(*early, *late))
 
 
@@ -155,6 +164,14 @@ def presumed(holdings: Iterable[Holding], at: float) -> Accounts:
     """
     kept = (Kept(holding=holding, missing_since=at) for holding in holdings)
     return Accounts(kept=tuple(sorted(kept, key=_kept_order)))
+
+
+def _uid(holding: Holding, accounts: Accounts, live: LivePods | None) -> str:
+    """Return whose holding this is: the list has names only, so it stays with whom it was first shown for."""
+    before = next((kept for kept in accounts.kept if _key(kept.holding) == _key(holding)), None)
+    if before is not None and before.uid and before.missing_since is None:
+        return before.uid
+    return live.uids.get(holding.pod, "") if live is not None else ""
 
 
 def _still_believed(kept: Kept, reading: Reading, live: LivePods) -> bool:

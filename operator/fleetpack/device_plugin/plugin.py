@@ -349,7 +349,8 @@ class DevicePlugin:
         self._asked = frozenset()
 
     def _waiting(self, pods: tuple[NodePod, ...]) -> tuple[WaitingPod, ...]:
-        return waiting_pods(self.source.instance_type, pods, self.accounts.held_by_pod, self._asked)
+        held = self.accounts.held_by({pod.key: pod.uid for pod in pods})
+        return waiting_pods(self.source.instance_type, pods, held, self._asked)
 
     def _held_by_other(self, resource: NeuronResource) -> int:
         return widened(self.source.instance_type, self.accounts.held_through(_other(resource)))

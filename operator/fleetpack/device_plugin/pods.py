@@ -133,7 +133,11 @@ def planned_pods(pods: tuple[NodePod, ...]) -> tuple[PlannedPod, ...]:
 def live_pods(pods: tuple[NodePod, ...]) -> LivePods:
     """Return which Pods may hold cores."""
     live = [pod for pod in pods if pod.phase not in _ENDED]
-    return LivePods(names=frozenset(pod.key for pod in live), any_init_requests=any(pod.init_requests for pod in live))
+    return LivePods(
+        names=frozenset(pod.key for pod in live),
+        uids={pod.key: pod.uid for pod in live},
+        any_init_requests=any(pod.init_requests for pod in live),
+    )
 
 
 def remembered_holdings(pods: tuple[NodePod, ...]) -> tuple[Holding, ...]:
