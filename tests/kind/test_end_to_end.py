@@ -201,7 +201,8 @@ def test_should_run_replicas_on_the_very_cores_that_were_planned(release: KindRe
     given = {replica.name: (replica.node, replica.allocated_cores) for replica in replicas}
     eventually(lambda: listed_placements(release) == given, what="the same placements in status", tell=release.story)
     # The kubelet may admit Pods of one size in another order than they were planned: then they have swapped.
-    assert sorted(replica.planned_cores for replica in replicas) == sorted(cores for _, cores in given.values())
+    planned = sorted(replica.planned_cores for replica in replicas)
+    assert planned == sorted(cores for _, cores in given.values()), release.story()
     held = {node: release.kubelet_cores(node) for node in {replica.node for replica in (*replicas, *larger)}}
     for replica in (*replicas, *larger):
         cores = numbers(replica.allocated_cores)

@@ -175,7 +175,10 @@ class KindRelease:
         """Return what a person would look at when something does not come about."""
         pods = self.kubectl("get", "pods", "--all-namespaces", "--output=wide")
         models = yaml.safe_dump([item.get("status") for item in self.get("infd", "--all-namespaces")["items"]])
-        return f"{pods}\n{models}"
+        plugins = ("--selector=app.kubernetes.io/component=device-plugin", f"--namespace={PLUGIN_NAMESPACE}")
+        # What is not there has no log; that is no reason to tell nothing.
+        said = self.cluster.kubectl.run("logs", *plugins, "--prefix", "--timestamps", "--tail=60").stdout
+        return f"{pods}\n{models}\n{said}"
 
     # -- how
 
